@@ -1,0 +1,1 @@
+"""Turning folders of videos and stills into tracked, cropped training clips."""
