@@ -1,0 +1,141 @@
+"""Pure edits of motion clips: each takes a clip and returns a new one of the same length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from scipy.signal import savgol_filter
+
+from ..errors import UserError
+from .clip import MotionClip
+
+SMOOTHING_SECONDS = 0.6
+BLINK_CLOSE_SECONDS = 0.12
+BLINK_OPEN_SECONDS = 0.20
+MIN_BLINK_INTERVAL = 0.6
+MAX_BLINKS_PER_MINUTE = 60.0
+
+
+def _known(name: str, names, what: str) -> None:
+    if name not in names:
+        raise UserError(f"The face model has no {what} called '{name}'. Use one of: {', '.join(sorted(names))}.")
+
+
+def _finite(value: float, what: str) -> float:
+    value = float(value)
+    if not np.isfinite(value):
+        raise UserError(f"The {what} is not a finite number. Enter an ordinary number.")
+    return value
+
+
+def scale_regions(clip: MotionClip, face_model, gains: Mapping[str, float]) -> MotionClip:
+    """Scale how far face regions move away from neutral.
+
+    gains: region name (a key of `face_model.slices`) -> factor; 0 mutes the region, 1 keeps it.
+    """
+    clip.check(face_model.hash)
+    expression = clip.expression.clone()
+    for region, gain in gains.items():
+        _known(region, face_model.slices, "region")
+        expression[:, face_model.slices[region]] *= _finite(gain, f"gain of {region}")
+    return clip.with_changes(expression=expression)
+
+
+def apply_controls(clip: MotionClip, face_model, values: Mapping[str, float | np.ndarray]) -> MotionClip:
+    """Add named controls to the expression.
+
+    values: control name (a key of `face_model.controls`) -> amount, constant or one per frame (T,);
+        0 adds nothing, 1 is fully on, negative values go the other way.
+    """
+    clip.check(face_model.hash)
+    expression = clip.expression.clone()
+    for name, value in values.items():
+        _known(name, face_model.controls, "control")
+        amount = torch.as_tensor(value, dtype=torch.float32).cpu()
+        if amount.ndim and amount.shape != (len(clip),):
+            raise UserError(
+                f"The control '{name}' has {amount.numel()} values, but the clip has {len(clip)} frames. "
+                "Give one value, or one per frame."
+            )
+        if not torch.isfinite(amount).all():
+            raise UserError(f"The control '{name}' contains values that are not numbers. Enter ordinary numbers.")
+        expression += amount.expand(len(clip))[:, None] * face_model.controls[name].float().cpu()
+    return clip.with_changes(expression=expression)
+
+
+def smooth(clip: MotionClip, strength: float) -> MotionClip:
+    """Savitzky–Golay smoothing of expression and pose over time.
+
+    strength: 0 (nothing) .. 1 (second-order fit over 0.6 seconds).
+    """
+    strength = _finite(strength, "smoothing strength")
+    if not 0 <= strength <= 1:
+        raise UserError(f"The smoothing strength is {strength:g}. Use a value from 0 to 1.")
+    longest = len(clip) if len(clip) % 2 else len(clip) - 1
+    window = min(1 + 2 * round(strength * SMOOTHING_SECONDS * clip.fps / 2), longest)
+    if window < 3:
+        return clip
+    order = min(2, window - 2)
+    return clip.with_changes(
+        expression=savgol_filter(clip.expression.numpy(), window, order, axis=0),
+        pose=savgol_filter(clip.pose.numpy(), window, order, axis=0),
+    )
+
+
+def scale_pose(clip: MotionClip, rotation: float = 1.0, translation: float = 1.0) -> MotionClip:
+    """Scale the head's rotation, and its translation with the log scale, around the rest pose; 0 holds it still."""
+    pose = clip.pose.clone()
+    pose[:, :3] *= _finite(rotation, "rotation gain")
+    pose[:, 3:] *= _finite(translation, "translation gain")
+    return clip.with_changes(pose=pose)
+
+
+def blink_curve(times: np.ndarray, starts: np.ndarray, durations: np.ndarray) -> np.ndarray:
+    """Lid closure 0..1 at `times` (T,) in seconds.
+
+    starts: (K,) instants at which the lids begin to close. durations: (K,) factors on the usual 0.12 s closing
+    and 0.20 s opening.
+    """
+    curve = np.zeros(len(times))
+    for start, duration in zip(starts, durations, strict=True):
+        closing = np.clip((times - start) / (BLINK_CLOSE_SECONDS * duration), 0, 1)
+        opening = np.clip((times - start) / duration - BLINK_CLOSE_SECONDS, 0, BLINK_OPEN_SECONDS) / BLINK_OPEN_SECONDS
+        # Lids fall fast and rise with a slow end.
+        shape = (1 - np.cos(np.pi * closing)) / 2 * (1 + np.cos(np.pi * opening**0.75)) / 2
+        curve = np.maximum(curve, shape)
+    return curve
+
+
+def add_blinks(clip: MotionClip, face_model, per_minute: float = 15.0, seed: int = 0) -> MotionClip:
+    """Add blinks at random instants, reproducible from the seed and the same instants at any frame rate.
+
+    per_minute: mean rate, 0..60. Intervals are gamma-distributed above a shortest interval of 0.6 s, as human ones
+    are skewed to the right. A blink goes from the lids' present state to fully closed, never beyond.
+    """
+    clip.check(face_model.hash)
+    per_minute = _finite(per_minute, "blink rate")
+    if not 0 <= per_minute <= MAX_BLINKS_PER_MINUTE:
+        raise UserError(f"The blink rate is {per_minute:g} per minute. Use 0 to {MAX_BLINKS_PER_MINUTE:g}.")
+    if per_minute == 0:
+        return clip
+    names = ("blink_left", "blink_right")
+    for name in names:
+        _known(name, face_model.controls, "control")
+    rng = np.random.default_rng(seed)
+    mean = 60.0 / per_minute
+    starts, durations, time = [], [], rng.uniform(0, mean)
+    while time < clip.duration:
+        # A frame hits the fully closed instant, so a blink is never half a blink at low frame rates.
+        closed = np.round((time + BLINK_CLOSE_SECONDS) * clip.fps) / clip.fps
+        duration = rng.uniform(0.9, 1.15)
+        starts.append(closed - BLINK_CLOSE_SECONDS * duration)
+        durations.append(duration)
+        time += MIN_BLINK_INTERVAL + rng.gamma(2.0, max(mean - MIN_BLINK_INTERVAL, 1e-3) / 2.0)
+    curve = blink_curve(np.arange(len(clip)) / clip.fps, np.array(starts), np.array(durations))
+    directions = torch.stack([face_model.controls[name].float().cpu() for name in names], 1)  # (64, 2)
+    used = directions.abs().sum(1) > 0
+    present = clip.expression[:, used] @ torch.linalg.pinv(directions[used]).T  # (T, 2)
+    missing = torch.from_numpy(curve).float()[:, None] * (1 - present).clamp(min=0)
+    return clip.with_changes(expression=clip.expression + missing @ directions.T)
