@@ -1,0 +1,30 @@
+"""The nodes: schema and one call into fd2talk_core each, one file per stage."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .frames import PasteBack, SampleFrames
+from .models import LoadModels
+from .motion import AudioToMotion, EditMotion
+from .portrait import EncodeAppearance
+from .video import VideoCombine
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadModels,
+    AudioToMotion,
+    EditMotion,
+    EncodeAppearance,
+    SampleFrames,
+    PasteBack,
+    VideoCombine,
+]
+
+
+class FD2TalkExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> FD2TalkExtension:
+    return FD2TalkExtension()

@@ -1,0 +1,121 @@
+"""What the nodes share: socket types, progress with interruption, and reading of IMAGE and AUDIO values."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import comfy.model_management as mm
+import comfy.utils
+import numpy as np
+import torch
+from comfy_api.latest import io
+
+from ..fd2talk_core.errors import UserError
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+    from ..fd2talk_core.face.model import FaceModel
+    from ..fd2talk_core.face.tracker import FaceTracker
+
+log = logging.getLogger(__name__)
+
+CATEGORY = "FD2Talk"
+MAX_SEED = 0xFFFFFFFFFFFFFFFF
+
+MotionModelType = io.Custom("FD2TALK_MOTION_MODEL")
+FrameModelType = io.Custom("FD2TALK_FRAME_MODEL")
+MotionType = io.Custom("FD2TALK_MOTION")
+AppearanceType = io.Custom("FD2TALK_APPEARANCE")
+
+
+@dataclass(frozen=True)
+class LoadedMotionModel:
+    """Value of FD2TALK_MOTION_MODEL: stage 1 under ComfyUI's memory management."""
+
+    patcher: ModelPatcher
+    face_model: FaceModel
+
+
+@dataclass(frozen=True)
+class LoadedFrameModel:
+    """Value of FD2TALK_FRAME_MODEL: stage 2, and the face tracker and face model that belong to it.
+
+    The tracker looks at one picture for a few milliseconds; it stays on the CPU, outside ComfyUI's memory management.
+    """
+
+    patcher: ModelPatcher
+    tracker: FaceTracker
+    face_model: FaceModel
+
+
+def seed_input(tooltip: str, id: str = "seed", advanced: bool | None = None) -> io.Int.Input:
+    """A seed that stays as it is: a fresh one every run would re-render everything downstream."""
+    return io.Int.Input(
+        id,
+        default=0,
+        min=0,
+        max=MAX_SEED,
+        control_after_generate=io.ControlAfterGenerate.fixed,
+        tooltip=tooltip,
+        advanced=advanced,
+    )
+
+
+def progress_bar() -> Callable[[int, int], None]:
+    """A core progress callback (done, total) that moves the node's bar and raises when the user cancels."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def report(done: int, total: int) -> None:
+        mm.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return report
+
+
+def tell(node_id: str | None, text: str) -> None:
+    """Show a remark under the node, and in the log."""
+    log.warning("%s", text)
+    if node_id is not None:
+        from server import PromptServer
+
+        PromptServer.instance.send_progress_text(text, node_id)
+
+
+def rgb(images: torch.Tensor | None, what: str = "picture") -> torch.Tensor:
+    """IMAGE (B, H, W, C) as (B, H, W, 3): alpha is dropped, grey is repeated. Raises UserError for no or NaN pixels."""
+    if images is None or images.ndim != 4 or 0 in images.shape:
+        raise UserError(f"The {what} is empty. Connect a node that gives at least one image, such as Load Image.")
+    images = images[..., :3] if images.shape[-1] >= 3 else images[..., :1].expand(-1, -1, -1, 3)
+    if not torch.isfinite(images).all():
+        raise UserError(
+            f"The {what} contains pixels that are not numbers (NaN), usually from a failed decode. "
+            "Make or load it again."
+        )
+    return images
+
+
+def to_uint8(image: torch.Tensor) -> np.ndarray:
+    """One picture (H, W, 3) in 0..1 -> uint8 array."""
+    return (image.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def audio_samples(audio: dict | None) -> tuple[np.ndarray, int]:
+    """AUDIO -> samples float32 (C, N) and sample rate. Raises UserError when there is no sound at all."""
+    if not audio or audio.get("waveform") is None:
+        raise UserError(
+            "There is no audio: the connected node gave none, as a video without a sound track does. "
+            "Connect Load Audio, or a video that has sound."
+        )
+    waveform = audio["waveform"]
+    if waveform.ndim == 3 and len(waveform):
+        if len(waveform) > 1:
+            log.warning("the AUDIO holds %d recordings; the first is used", len(waveform))
+        waveform = waveform[0]
+    samples = torch.atleast_2d(waveform).float().cpu().numpy()
+    if samples.ndim != 2 or samples.size == 0:
+        raise UserError("The audio has no samples. Load or record it again.")
+    return samples, int(audio["sample_rate"])

@@ -1,0 +1,153 @@
+"""Stage 2: Sample Talking Frames, Paste Face Back."""
+
+from __future__ import annotations
+
+import comfy.model_management as mm
+import torch
+from comfy_api.latest import io
+
+from .common import CATEGORY, AppearanceType, FrameModelType, MotionType, log, progress_bar, rgb, seed_input
+
+# Activations per pixel of one frame, measured on the shipped network in fp32 with some room.
+BYTES_PER_PIXEL = 6000
+PASTE_BATCH = 8
+
+
+class SampleFrames(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FD2TalkSampleFrames",
+            display_name="Sample Talking Frames",
+            category=CATEGORY,
+            description="Makes one face crop per frame of motion with the portrait's own look, by diffusion in few "
+            "steps. All frames are held in memory, so use it for clips up to about a minute.",
+            search_aliases=["talking head", "render frames", "animate portrait", "lip sync", "talking face"],
+            inputs=[
+                FrameModelType.Input("frame_model", tooltip="From Load FD2Talk Models."),
+                AppearanceType.Input("appearance", tooltip="The portrait, from Encode Portrait."),
+                MotionType.Input("motion", tooltip="From Generate Motion from Audio or Edit Motion."),
+                seed_input("Seed of the diffusion noise. All frames share the noise, so that they do not flicker."),
+                io.Int.Input(
+                    "steps",
+                    default=2,
+                    min=1,
+                    max=50,
+                    tooltip="Diffusion steps per frame. Time grows with it; 1 to 4 is the useful range.",
+                ),
+                io.Float.Input(
+                    "motion_guidance",
+                    default=1.0,
+                    min=1.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="Guidance scale of the motion: above 1 the face follows it more strongly. "
+                    "1 is off and faster.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "appearance_guidance",
+                    default=1.0,
+                    min=1.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="Guidance scale of the portrait's look: above 1 it is kept more strongly. "
+                    "1 is off and faster.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=8,
+                    min=1,
+                    max=64,
+                    tooltip="Frames made at once. It is halved by itself when the graphics memory is not enough.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Image.Output("frames", tooltip="Face crops, one per frame of the motion. For Paste Face Back."),
+                io.Float.Output("fps", tooltip="The motion's frames per second. For Combine Frames and Audio."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        frame_model,
+        appearance,
+        motion,
+        seed: int,
+        steps: int,
+        motion_guidance: float,
+        appearance_guidance: float,
+        batch_size: int,
+    ) -> io.NodeOutput:
+        from ..fd2talk_core.frames.sampling import sample_frames
+
+        motion.check(frame_model.face_model.hash)
+        total, size = len(motion), appearance.size
+        batch = min(batch_size, total)
+        mm.load_models_gpu([frame_model.patcher], memory_required=batch * size * size * BYTES_PER_PIXEL)
+        result = torch.empty((total, size, size, 3), device=mm.intermediate_device(), dtype=mm.intermediate_dtype())
+        progress = progress_bar()
+        progress(0, total)
+        done = 0
+        while done < total:
+            try:
+                for frames in sample_frames(
+                    frame_model.patcher.model,
+                    frame_model.face_model,
+                    appearance,
+                    motion,
+                    steps=steps,
+                    motion_guidance=motion_guidance,
+                    appearance_guidance=appearance_guidance,
+                    seed=seed,
+                    batch_size=batch,
+                    start=done,
+                ):
+                    result[done : done + len(frames)] = frames.to(result.device, result.dtype)
+                    done += len(frames)
+                    progress(done, total)
+            except mm.OOM_EXCEPTION:
+                if batch == 1:
+                    raise
+                batch //= 2
+                log.warning("not enough graphics memory; going on with %d frames at once", batch)
+                mm.soft_empty_cache()
+        return io.NodeOutput(result, motion.fps)
+
+
+class PasteBack(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FD2TalkPasteBack",
+            display_name="Paste Face Back",
+            category=CATEGORY,
+            description="Puts face crops back into the portrait at its own resolution, with a soft, colour-matched "
+            "edge.",
+            search_aliases=["composite", "uncrop", "paste face", "stitch", "full picture"],
+            inputs=[
+                io.Image.Input("frames", tooltip="Face crops from Sample Talking Frames, in their original size."),
+                AppearanceType.Input("appearance", tooltip="The same portrait that the frames were made from."),
+            ],
+            outputs=[io.Image.Output("images", tooltip="The whole portrait, once per frame.")],
+        )
+
+    @classmethod
+    def execute(cls, frames, appearance) -> io.NodeOutput:
+        from ..fd2talk_core.frames.composite import paste_back
+
+        frames = rgb(frames, "frame input")
+        height, width = appearance.picture.shape[:2]
+        result = torch.empty(
+            (len(frames), height, width, 3), device=mm.intermediate_device(), dtype=mm.intermediate_dtype()
+        )
+        progress = progress_bar()
+        for start in range(0, len(frames), PASTE_BATCH):
+            progress(start, len(frames))
+            part = frames[start : start + PASTE_BATCH].float()
+            result[start : start + len(part)] = paste_back(appearance, part).to(result.device, result.dtype)
+        progress(len(frames), len(frames))
+        return io.NodeOutput(result)
