@@ -31,7 +31,7 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.ready-demo
 	@mkdir -p demo
 	@$(BIN)/fd2talk talk --portrait assets/portrait.png --audio assets/voice.wav --out demo/talking.mp4 \
-	  --contact-sheet demo/frames.jpg --overwrite
+	  --contact-sheet demo/frames.jpg
 
 test: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest

@@ -1,0 +1,245 @@
+"""The whole story: one portrait and one voice recording become a talking-head video, in constant memory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .audio.loading import frame_count, load_audio, to_mono_16k
+from .checkpoint import default_weights
+from .errors import UserError
+from .face.model import FaceModel
+from .face.tracker import FaceTracker
+from .frames.appearance import Appearance, encode_portrait
+from .frames.composite import paste_back
+from .frames.model import FrameModel
+from .frames.sampling import sample_frames
+from .motion.clip import MotionClip
+from .motion.model import MotionModel
+from .motion.sampling import generate_motion
+from .video.reading import read_picture
+from .video.writer import SegmentedWriter, exact_rate
+
+log = logging.getLogger(__name__)
+
+SIZES = (256, 512)
+
+
+@dataclass
+class TalkReport:
+    """What `talk` did.
+
+    seconds: time per stage, in order. peak_memory_mb: highest resident memory of the process so far, None where the
+    system does not tell. resumed: frames that an earlier, interrupted run had finished. notes: what the user should
+    know.
+    """
+
+    out: Path
+    frames: int = 0
+    fps: float = 25.0
+    duration: float = 0.0
+    resumed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_mb: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def frames_per_second(self) -> float:
+        """Speed end to end: frames made in this run over the time of all stages."""
+        return (self.frames - self.resumed) / max(self.total_seconds, 1e-9)
+
+
+def talk(
+    portrait: str | Path,
+    audio: str | Path,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    steps: int = 2,
+    motion_steps: int = 10,
+    size: int = 256,
+    fps: float = 25,
+    device: str = "cpu",
+    motion: str | Path | MotionClip | None = None,
+    save_motion: str | Path | None = None,
+    paste: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> TalkReport:
+    """Make a video of the person in `portrait` saying `audio`.
+
+    Args:
+        portrait: picture file; the largest face in it is animated.
+        audio: sound or video file; all of it ends up in the video, whose length is the same to within half a frame.
+        out: the .mp4 to write. An interrupted render continues when it is called again with the same arguments.
+        seed: noise of both stages; the same seed gives the same video.
+        steps, motion_steps: diffusion steps per frame and for the motion.
+        size: side of the generated face crop, 256 or 512 px.
+        fps: frames per second, 1..240.
+        device: "cpu", "cuda", "mps" or "auto".
+        motion: a motion clip to use instead of one generated from the audio; cut or held to the audio's length.
+        save_motion: where to write the motion that was used.
+        paste: put the face back into the whole picture; False gives the face crop alone.
+        progress: called with (frames done, frames in total); may raise to cancel.
+        on_stage: called with the name of each stage as it begins.
+
+    Raises UserError for every input that cannot be used.
+    """
+    out = _checked_target(out)
+    _check_settings(seed, steps, motion_steps, size)
+    rate_of_video = exact_rate(fps)
+    fps = float(rate_of_video)
+    report = TalkReport(out, fps=fps)
+    stage = _stopwatch(report.seconds, on_stage)
+
+    with stage("read inputs"):
+        if portrait is None or audio is None:
+            missing = "portrait" if portrait is None else "audio"
+            raise UserError(f"There is no {missing}. Give a portrait picture and a voice recording.")
+        picture = read_picture(portrait)
+        samples, rate = load_audio(audio)
+        voice = to_mono_16k(samples, rate)
+        report.duration = samples.shape[-1] / rate
+        report.frames = frame_count(report.duration, fps)
+        clip = MotionClip.load(motion) if isinstance(motion, str | Path) else motion
+    with stage("load models"):
+        device = resolve_device(device)
+        face_model, tracker = FaceModel.load(), FaceTracker.load()
+        frame_model = FrameModel.load().to(device).eval()
+        motion_model = None if clip else MotionModel.load().to(device).eval()
+    with stage("portrait"):
+        appearance = encode_portrait(picture, tracker, face_model, size=size)
+        report.notes += appearance.notes
+    with stage("motion"):
+        if clip is None:
+            clip = generate_motion(
+                motion_model, voice, fps, seed=seed, steps=motion_steps, reference_expression=appearance.beta
+            )
+        clip.check(frame_model.face_model_hash)
+        clip = _fitted(clip, fps, report.frames, report.notes)
+        if save_motion:
+            report.notes.append(f"The motion is saved in {clip.save(save_motion)}.")
+    height, width = picture.shape[:2] if paste else (size, size)
+    key = _fingerprint(picture, clip, seed, steps, size, paste, device)
+    with SegmentedWriter(out, rate_of_video, (width, height), key) as writer:
+        report.resumed = writer.frames_done
+        if report.resumed:
+            report.notes.append(f"An interrupted render went on after frame {report.resumed}.")
+        with stage("frames"):
+            for frames in sample_frames(
+                frame_model,
+                face_model,
+                appearance,
+                clip,
+                steps=steps,
+                seed=seed,
+                progress=progress,
+                start=report.resumed,
+            ):
+                for finished in _finished_pictures(appearance, frames, paste):
+                    writer.write(finished)
+        with stage("join"):
+            writer.finish(samples, rate)
+    report.peak_memory_mb = peak_memory_mb()
+    return report
+
+
+def _finished_pictures(appearance: Appearance, frames: torch.Tensor, paste: bool) -> Iterator[torch.Tensor]:
+    """Frames as they go into the video; one by one when pasted, because a portrait may have many megapixels."""
+    if not paste:
+        yield frames
+        return
+    for frame in frames:
+        yield paste_back(appearance, frame[None])
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of that name; "auto" takes a CUDA device when there is one.
+
+    Raises UserError when the machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"The device {name} cannot be used here. Choose cpu, or leave the device out.") from error
+    return device
+
+
+def peak_memory_mb() -> float | None:
+    """Highest resident memory of this process in MB, None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _stopwatch(seconds: dict[str, float], on_stage: Callable[[str], None] | None):
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        if on_stage:
+            on_stage(name)
+        start = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - start
+
+    return stage
+
+
+def _checked_target(out: str | Path) -> Path:
+    out = Path(out)
+    if out.suffix.lower() != ".mp4":
+        raise UserError(f"The output {out.name} is not an MP4 file. Give it a name that ends in .mp4.")
+    if out.is_dir():
+        raise UserError(f"The output {out} is a folder. Give the name of a file in it.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {out.parent} cannot be made ({error.strerror}). Choose another.") from error
+    return out
+
+
+def _check_settings(seed: int, steps: int, motion_steps: int, size: int) -> None:
+    if size not in SIZES:
+        raise UserError(f"The size {size} is not available. Choose {SIZES[0]} or {SIZES[1]}.")
+    if not (1 <= steps <= 1000 and 1 <= motion_steps <= 1000):
+        raise UserError(f"The number of steps is {min(steps, motion_steps)}. Use 1 to 1000.")
+    if not 0 <= seed < 2**64:
+        raise UserError(f"The seed is {seed}. Use a whole number from 0 to {2**64 - 1}.")
+
+
+def _fitted(clip: MotionClip, fps: float, frames: int, notes: list[str]) -> MotionClip:
+    """The clip at the video's rate and exactly as long as the sound: cut, or its last moment held."""
+    clip = clip.resampled(fps)
+    if abs(len(clip) - frames) > 1:
+        what = "longer than the audio and is cut" if len(clip) > frames else "shorter than the audio; its end is held"
+        notes.append(f"The motion ({clip.duration:.2f} s) is {what}.")
+    index = torch.arange(frames).clamp(max=len(clip) - 1)
+    return clip.with_changes(expression=clip.expression[index], pose=clip.pose[index], valid=clip.valid[index])
+
+
+def _fingerprint(picture: np.ndarray, clip: MotionClip, *settings) -> str:
+    """Identifies a render: a resumed one must have the same picture, motion, weights and settings."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for values in (picture, clip.expression.numpy(), clip.pose.numpy()):
+        digest.update(np.ascontiguousarray(values))
+    for name in ("face_model", "autoencoder", "frames"):
+        digest.update(default_weights(name).read_bytes())
+    return digest.hexdigest()
