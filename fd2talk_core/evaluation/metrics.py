@@ -1,0 +1,127 @@
+"""Measures of landmarks, pictures and motion. Pictures are float (N, 3, H, W) in 0..1."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UserError
+from ..face.landmarks import LIPS_OUTER, face_box, inter_ocular_distance
+from ..prepare.quality import lagged_correlation
+
+MAX_LAG = 5
+LUMA = (0.299, 0.587, 0.114)
+
+
+def _torchmetrics():
+    try:
+        from torchmetrics.functional import image
+    except ImportError as error:
+        raise UserError(
+            "Evaluation needs torchmetrics, which is not installed. Run: pip install 'fd2talk[train]'."
+        ) from error
+    return image
+
+
+def nme(found, true) -> np.ndarray:
+    """Normalised mean error: mean 2-D distance of landmarks over the true inter-ocular distance.
+
+    (..., 478, 3) twice, same unit -> (...).
+    """
+    found, true = np.asarray(found), np.asarray(true)
+    return np.linalg.norm(found[..., :2] - true[..., :2], axis=-1).mean(-1) / inter_ocular_distance(true)
+
+
+def box_iou(a, b) -> float:
+    """Intersection over union of two boxes (x0, y0, x1, y1)."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return width * height / (area - width * height)
+
+
+def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
+    """10 log10(1 / MSE) of every picture, dB (N,)."""
+    image = _torchmetrics()
+    return image.peak_signal_noise_ratio(pictures, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
+
+
+def ssim(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity (Wang 2004) of every picture (N,)."""
+    image = _torchmetrics()
+    return image.structural_similarity_index_measure(pictures, truth, data_range=1.0, reduction="none").reshape(-1)
+
+
+def ms_ssim(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Multi-scale structural similarity (Wang 2003) of every picture (N,); sides above 160 px."""
+    image = _torchmetrics()
+    measure = image.multiscale_structural_similarity_index_measure
+    return measure(pictures, truth, data_range=1.0, reduction="none").reshape(-1)
+
+
+def _luma(pictures: Tensor) -> Tensor:
+    weights = torch.tensor(LUMA, dtype=pictures.dtype, device=pictures.device)
+    return (pictures * weights[:, None, None]).sum(1, keepdim=True)
+
+
+def gmsd(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Gradient magnitude similarity deviation (Xue 2014), 0 = equal, of every picture (N,)."""
+    kernel = torch.tensor([[1.0, 0, -1]] * 3, dtype=pictures.dtype, device=pictures.device) / 3
+    kernels = torch.stack([kernel, kernel.T])[:, None]
+    a, b = (
+        F.conv2d(F.avg_pool2d(_luma(x), 2), kernels).square().sum(1).sqrt() for x in (pictures, truth)
+    )
+    constant = 170 / 255**2
+    similarity = (2 * a * b + constant) / (a**2 + b**2 + constant)
+    return similarity.flatten(1).std(1, correction=0)
+
+
+def laplacian_energy(pictures: Tensor) -> Tensor:
+    """Mean squared Laplacian of the luminance, a measure of sharpness, of every picture (N,)."""
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=pictures.dtype, device=pictures.device)
+    return F.conv2d(_luma(pictures), kernel[None, None]).square().mean((1, 2, 3))
+
+
+def mouth_box(landmarks, size: int, margin: float = 0.15) -> tuple[int, int, int, int]:
+    """Pixel box (x0, y0, x1, y1) around the outer lip contour, widened by `margin` inter-ocular distances.
+
+    landmarks: (478, 3) px of a picture of side `size`; the box lies within the picture.
+    """
+    landmarks = np.asarray(landmarks)
+    x0, y0, x1, y1 = face_box(landmarks[list(LIPS_OUTER)])
+    reach = margin * float(inter_ocular_distance(landmarks))
+    x0, y0 = (int(np.clip(np.floor(v - reach), 0, size - 8)) for v in (x0, y0))
+    x1, y1 = (int(np.clip(np.ceil(v + reach), low + 8, size)) for v, low in ((x1, x0), (y1, y0)))
+    return x0, y0, x1, y1
+
+
+def crop_box(pictures: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+    """The part of (..., H, W) inside a pixel box."""
+    x0, y0, x1, y1 = box
+    return pictures[..., y0:y1, x0:x1]
+
+
+def opening_scores(made: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG) -> dict[str, float]:
+    """Compare two courses of mouth opening (T,).
+
+    Returns correlation (same instant), best_correlation and best_lag (frames; made[t] is most like
+    real[t + lag], so positive means that the made mouth is early), mae (mean absolute difference), still_mae (that of
+    a mouth that keeps the mean opening) and range_ratio (standard deviations, made over real).
+    """
+    made, real = np.asarray(made, np.float64), np.asarray(real, np.float64)
+    moving = min(made.std(), real.std()) > 1e-6
+    # A mouth that never moves correlates with nothing.
+    same = lagged_correlation(made, real, 0)[0] if moving else 0.0
+    best, lag = lagged_correlation(made, real, max_lag) if moving else (0.0, 0)
+    return {
+        "correlation": same,
+        "best_correlation": best,
+        "best_lag": lag,
+        "mae": float(np.abs(made - real).mean()),
+        "still_mae": float(np.abs(real - real.mean()).mean()),
+        "range_ratio": float(made.std() / max(real.std(), 1e-9)),
+    }
