@@ -19,8 +19,8 @@ from .checkpoint import default_weights
 from .errors import UserError
 from .face.model import FaceModel
 from .face.tracker import FaceTracker
-from .frames.appearance import Appearance, encode_portrait
-from .frames.composite import paste_back
+from .frames.appearance import encode_portrait
+from .frames.composite import Compositor
 from .frames.model import FrameModel
 from .frames.sampling import sample_frames
 from .motion.clip import MotionClip
@@ -132,6 +132,7 @@ def talk(
         clip = _fitted(clip, fps, report.frames, report.notes)
         if save_motion:
             report.notes.append(f"The motion is saved in {clip.save(save_motion)}.")
+    compositor = Compositor(appearance, device) if paste else None
     height, width = picture.shape[:2] if paste else (size, size)
     key = _fingerprint(picture, clip, seed, steps, size, paste, device)
     with SegmentedWriter(out, rate_of_video, (width, height), key) as writer:
@@ -149,7 +150,7 @@ def talk(
                 progress=progress,
                 start=report.resumed,
             ):
-                for finished in _finished_pictures(appearance, frames, paste):
+                for finished in _finished_pictures(frames, compositor):
                     writer.write(finished)
         with stage("join"):
             writer.finish(samples, rate)
@@ -157,13 +158,13 @@ def talk(
     return report
 
 
-def _finished_pictures(appearance: Appearance, frames: torch.Tensor, paste: bool) -> Iterator[torch.Tensor]:
+def _finished_pictures(frames: torch.Tensor, compositor: Compositor | None) -> Iterator[torch.Tensor]:
     """Frames as they go into the video; one by one when pasted, because a portrait may have many megapixels."""
-    if not paste:
+    if compositor is None:
         yield frames
         return
     for frame in frames:
-        yield paste_back(appearance, frame[None])
+        yield compositor.paste(frame[None])
 
 
 def resolve_device(name: str) -> torch.device:
