@@ -1,7 +1,5 @@
 """FD2Talk for ComfyUI. Nothing heavy is imported here; models and libraries load when a node first runs."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 # Outside ComfyUI (pytest imports this file as the root package) there is nothing to register with.
@@ -9,4 +7,5 @@ if find_spec("comfy_api") is not None:
     from .nodes import comfy_entrypoint
 
     WEB_DIRECTORY = "./web"
+
     __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -6,11 +6,24 @@ import comfy.model_management as mm
 import torch
 from comfy_api.latest import io
 
+from ..fd2talk_core.errors import UserError
 from .common import CATEGORY, AppearanceType, FrameModelType, MotionType, log, progress_bar, rgb, seed_input
 
 # Activations per pixel of one frame, measured on the shipped network in fp32 with some room.
 BYTES_PER_PIXEL = 6000
 PASTE_BATCH = 8
+
+
+def frame_store(count: int, height: int, width: int) -> torch.Tensor:
+    """Uninitialised IMAGE for the whole clip. Raises UserError when the machine cannot hold it."""
+    device, dtype = mm.intermediate_device(), mm.intermediate_dtype()
+    needed, free = count * height * width * 3 * dtype.itemsize, mm.get_free_memory(device)
+    if needed > free:
+        raise UserError(
+            f"{count} frames of {width} x {height} pixels need {needed / 2**30:.1f} GB of memory, but only "
+            f"{free / 2**30:.1f} GB are free. Use shorter audio or a smaller portrait."
+        )
+    return torch.empty((count, height, width, 3), device=device, dtype=dtype)
 
 
 class SampleFrames(io.ComfyNode):
@@ -88,7 +101,7 @@ class SampleFrames(io.ComfyNode):
         total, size = len(motion), appearance.size
         batch = min(batch_size, total)
         mm.load_models_gpu([frame_model.patcher], memory_required=batch * size * size * BYTES_PER_PIXEL)
-        result = torch.empty((total, size, size, 3), device=mm.intermediate_device(), dtype=mm.intermediate_dtype())
+        result = frame_store(total, size, size)
         progress = progress_bar()
         progress(0, total)
         done = 0
@@ -137,17 +150,22 @@ class PasteBack(io.ComfyNode):
 
     @classmethod
     def execute(cls, frames, appearance) -> io.NodeOutput:
-        from ..fd2talk_core.frames.composite import paste_back
+        from ..fd2talk_core.frames.composite import Compositor
 
         frames = rgb(frames, "frame input")
+        if tuple(frames.shape[1:3]) != (appearance.size, appearance.size):
+            raise UserError(
+                f"The frames have {frames.shape[2]} x {frames.shape[1]} pixels, but the portrait was encoded with a "
+                f"crop of {appearance.size} x {appearance.size}. Connect frames that Sample Talking Frames made from "
+                "this very portrait."
+            )
         height, width = appearance.picture.shape[:2]
-        result = torch.empty(
-            (len(frames), height, width, 3), device=mm.intermediate_device(), dtype=mm.intermediate_dtype()
-        )
+        result = frame_store(len(frames), height, width)
+        compositor = Compositor(appearance, frames.device)
         progress = progress_bar()
         for start in range(0, len(frames), PASTE_BATCH):
             progress(start, len(frames))
             part = frames[start : start + PASTE_BATCH].float()
-            result[start : start + len(part)] = paste_back(appearance, part).to(result.device, result.dtype)
+            result[start : start + len(part)] = compositor.paste(part).to(result.device, result.dtype)
         progress(len(frames), len(frames))
         return io.NodeOutput(result)

@@ -1,0 +1,321 @@
+"""The nodes inside a real ComfyUI server."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import time
+import urllib.parse
+import wave
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from comfy_server import (
+    COMFYUI_DIR,
+    COMFYUI_PYTHON,
+    LINKED,
+    PACK,
+    ComfyServer,
+    ExecutionFailed,
+    api_prompt,
+    environment,
+    missing,
+)
+from PIL import Image
+from safetensors.torch import save_file
+
+from fd2talk_core.audio.loading import frame_count
+from fd2talk_core.face.landmarks import mouth_opening
+from fd2talk_core.face.model import FaceModel
+from fd2talk_core.face.tracker import FaceTracker
+
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(missing()), reason=missing() or "ComfyUI is there")]
+
+NODES = {
+    "FD2TalkLoadModels": "Load FD2Talk Models",
+    "FD2TalkAudioToMotion": "Generate Motion from Audio",
+    "FD2TalkEditMotion": "Edit Motion",
+    "FD2TalkEncodeAppearance": "Encode Portrait",
+    "FD2TalkSampleFrames": "Sample Talking Frames",
+    "FD2TalkPasteBack": "Paste Face Back",
+    "FD2TalkVideoCombine": "Combine Frames and Audio",
+}
+WORKFLOW = "Talking Portrait"
+VOICE_SECONDS = 2.7  # not a whole number of frames
+RUN_TIME_PACKAGES = {"diffusers", "librosa", "imageio"}
+
+
+def write_voice(path: Path, seconds: float) -> None:
+    """The beginning of the demo voice."""
+    with wave.open(str(PACK / "assets/voice.wav")) as source, wave.open(str(path), "wb") as target:
+        target.setparams(source.getparams())
+        target.writeframes(source.readframes(round(seconds * source.getframerate())))
+
+
+def write_silent_video(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = ComfyServer(tmp_path_factory.mktemp("comfyui"))
+    folder = server.base / "input"
+    portrait = Image.open(PACK / "assets/portrait.png").convert("RGB")
+    portrait.save(folder / "portrait.png")
+    portrait.convert("RGBA").save(folder / "rgba.png")
+    Image.fromarray(np.asarray(portrait.convert("L")).astype(np.uint16) * 257).save(folder / "grey16.png")
+    two = Image.new("RGB", (768, 512), (120, 120, 120))
+    two.paste(portrait, (0, 0))
+    two.paste(portrait.resize((240, 240)), (520, 100))
+    two.save(folder / "two.png")
+    portrait.resize((96, 96)).save(folder / "tiny.png")
+    Image.fromarray(np.full((300, 300, 3), 90, np.uint8)).save(folder / "no_face.png")
+    write_voice(folder / "voice.wav", VOICE_SECONDS)
+    write_voice(folder / "short.wav", 0.1)
+    write_silent_video(folder / "silent.mp4")
+    models = server.base / "models/fd2talk"
+    (models / "damaged.safetensors").write_bytes(b"not safetensors")
+    (models / "README.txt").write_text("not offered in the list")
+    save_file({"x": torch.zeros(1)}, models / "foreign.safetensors")
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def encode_prompt(picture: str, **inputs) -> dict:
+    return {
+        "1": {"class_type": "FD2TalkLoadModels", "inputs": {"checkpoint": "default (shipped)", "dtype": "auto"}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": picture}},
+        "3": {
+            "class_type": "FD2TalkEncodeAppearance",
+            "inputs": {"frame_model": ["1", 1], "image": ["2", 0], "face_index": 0, "size": "256", **inputs},
+        },
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 1]}},
+    }
+
+
+def motion_prompt(audio: dict[str, dict], source: list) -> dict:
+    """Audio -> motion -> frames -> saved pictures, by hand."""
+    generate = {"seed": 1, "steps": 2, "guidance": 1.0, "fps": 10.0, "expression_strength": 1.0, "pose_strength": 1.0}
+    sample = {"seed": 1, "steps": 1, "motion_guidance": 1.0, "appearance_guidance": 1.0, "batch_size": 4}
+    links = {"frame_model": ["1", 1], "appearance": ["3", 0], "motion": ["5", 0]}
+    return {
+        **encode_prompt("portrait.png"),
+        **audio,
+        "5": {
+            "class_type": "FD2TalkAudioToMotion",
+            "inputs": {"motion_model": ["1", 0], "audio": source, **generate},
+        },
+        "6": {"class_type": "FD2TalkSampleFrames", "inputs": {**links, **sample}},
+        "7": {"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}},
+    }
+
+
+def shipped_workflow(server: ComfyServer) -> dict:
+    workflow = json.loads((PACK / "workflows" / f"{WORKFLOW}.json").read_text(encoding="utf-8"))
+    return api_prompt(workflow, server.get_json("/object_info"))
+
+
+def test_nodes_are_registered_and_explain_themselves(server):
+    info = server.get_json("/object_info")
+    ours = {key: value for key, value in info.items() if key.startswith("FD2Talk")}
+    assert {key: value["display_name"] for key, value in ours.items()} == NODES
+    for key, node in ours.items():
+        assert node["category"] == "FD2Talk" and node["description"] and node["search_aliases"], key
+        inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+        for name, described in inputs.items():
+            assert described[1].get("tooltip"), f"{key}.{name} has no tooltip"
+        assert all(node["output_tooltips"]), f"an output of {key} has no tooltip"
+        page = server.get(f"/extensions/{LINKED}/docs/{key}.md").decode()
+        assert page.startswith(f"# {node['display_name']}\n")
+        unnamed = [name for name in inputs if name not in page and key != "FD2TalkEditMotion"]
+        assert not unnamed, f"the help page of {key} does not mention {unnamed}"
+
+
+def test_only_checkpoints_are_offered_shipped_first(server):
+    options = server.get_json("/object_info/FD2TalkLoadModels")["FD2TalkLoadModels"]["input"]["required"]["checkpoint"]
+    assert options[1]["options"] == ["default (shipped)", "damaged.safetensors", "foreign.safetensors"]
+
+
+def test_edit_controls_exist_in_the_face_model(server):
+    face_model = FaceModel.load()
+    inputs = server.get_json("/object_info/FD2TalkEditMotion")["FD2TalkEditMotion"]["input"]["required"]
+    gains = {name.removesuffix("_gain") for name in inputs if name.endswith("_gain")} - {"rotation", "translation"}
+    assert gains == set(face_model.slices)
+    others = {"motion", "smoothing", "extra_blinks", "blink_seed"}
+    controls = {name for name in inputs if not name.endswith("_gain")} - others
+    assert controls and controls <= set(face_model.controls)
+
+
+def test_template_is_served(server):
+    assert WORKFLOW in server.get_json("/workflow_templates")[LINKED]
+    for suffix in ("json", "jpg"):
+        name = urllib.parse.quote(f"{WORKFLOW}.{suffix}")
+        assert len(server.get(f"/api/workflow_templates/{LINKED}/{name}")) > 1000
+
+
+def test_shipped_workflow_makes_a_talking_video(server):
+    outputs = server.run(shipped_workflow(server))
+    [result] = [item for output in outputs.values() for item in output["images"] if output.get("animated")]
+    content = server.download(result)
+    with av.open(io.BytesIO(content)) as video:
+        assert video.streams.video[0].average_rate == 25
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    with av.open(io.BytesIO(content)) as video:
+        rate = video.streams.audio[0].rate
+        heard = sum(frame.samples for frame in video.decode(audio=0)) / rate
+    assert len(frames) == frame_count(VOICE_SECONDS, 25)
+    assert VOICE_SECONDS - 0.01 <= heard <= VOICE_SECONDS + 2 * 1024 / rate  # AAC pads to whole blocks of 1024
+    assert abs(len(frames) / 25 - VOICE_SECONDS) <= 0.5 / 25 + 1e-6
+
+    portrait = np.asarray(Image.open(server.base / "input/portrait.png"))
+    assert frames[0].shape == portrait.shape
+    corner = np.s_[:40, :40]
+    assert np.abs(frames[5][corner].astype(int) - portrait[corner].astype(int)).mean() < 6, "the background changed"
+    faces = list(FaceTracker.load().track_video(frames))
+    assert all(face is not None for face in faces)
+    opening = mouth_opening(np.stack([face.landmarks for face in faces]))
+    assert np.ptp(opening) > 0.04, f"the mouth hardly moves: {np.ptp(opening):.3f} inter-ocular distances"
+
+
+def test_an_unchanged_prompt_is_not_run_again(server):
+    prompt = shipped_workflow(server)
+    server.run(prompt)
+    entry = server.wait(server.queue(prompt))
+    [cached] = [message["nodes"] for kind, message in entry["status"]["messages"] if kind == "execution_cached"]
+    assert set(cached) == set(prompt)
+
+
+@pytest.mark.parametrize("picture", ["rgba.png", "grey16.png", "two.png"])
+def test_unusual_pictures_are_encoded(server, picture):
+    [shown] = server.run(encode_prompt(picture))["4"]["images"]
+    crop = Image.open(io.BytesIO(server.download(shown)))
+    assert crop.size == (256, 256)
+    assert len(FaceTracker.load().track(np.asarray(crop.convert("RGB")))) >= 1
+
+
+def test_a_box_says_which_face(server):
+    def landmark_prompt(**inputs):
+        prompt = encode_prompt("two.png", **inputs)
+        prompt["8"] = {
+            "class_type": "PrimitiveBoundingBox",
+            "inputs": {"x": 540, "y": 110, "width": 200, "height": 220},
+        }
+        return prompt
+
+    pictures = []
+    for inputs in ({}, {"box": ["8", 0]}, {"face_index": 1}):
+        [shown] = server.run(landmark_prompt(**inputs))["4"]["images"]
+        pictures.append(np.asarray(Image.open(io.BytesIO(server.download(shown))).convert("RGB")).astype(float))
+    largest, boxed, second = pictures
+    assert np.abs(boxed - second).mean() < 1
+    assert np.abs(largest - second).mean() > 1
+
+
+@pytest.mark.parametrize(
+    ("picture", "inputs", "message"),
+    [
+        ("no_face.png", {}, "No face was found in the picture. Use a picture"),
+        ("tiny.png", {}, "pixels wide. Use a larger picture"),
+        ("portrait.png", {"face_index": 7}, "There is no face number 7"),
+    ],
+)
+def test_unusable_pictures_are_explained(server, picture, inputs, message):
+    with pytest.raises(ExecutionFailed, match=message):
+        server.run(encode_prompt(picture, **inputs))
+
+
+def test_missing_sound_is_explained(server):
+    audio = {
+        "8": {"class_type": "LoadVideo", "inputs": {"file": "silent.mp4"}},
+        "9": {"class_type": "GetVideoComponents", "inputs": {"video": ["8", 0]}},
+    }
+    with pytest.raises(ExecutionFailed, match="There is no audio: .* Connect Load Audio"):
+        server.run(motion_prompt(audio, ["9", 1]))
+
+
+def test_too_short_sound_is_explained(server):
+    audio = {"8": {"class_type": "LoadAudio", "inputs": {"audio": "short.wav"}}}
+    with pytest.raises(ExecutionFailed, match="shorter than 0.2 s. Use a longer recording"):
+        server.run(motion_prompt(audio, ["8", 0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("damaged.safetensors", "damaged.safetensors is missing or damaged"),
+        ("foreign.safetensors", "foreign.safetensors in models/fd2talk is not an FD2Talk checkpoint"),
+    ],
+)
+def test_unusable_checkpoints_are_explained(server, name, message):
+    prompt = encode_prompt("portrait.png")
+    prompt["1"]["inputs"]["checkpoint"] = name
+    with pytest.raises(ExecutionFailed, match=message):
+        server.run(prompt)
+
+
+def test_cancelling_stops_the_render(server):
+    prompt = shipped_workflow(server)
+    [sampler] = [node for node in prompt.values() if node["class_type"] == "FD2TalkSampleFrames"]
+    sampler["inputs"] |= {"seed": 77, "steps": 50, "batch_size": 1}
+    prompt_id = server.queue(prompt)
+    time.sleep(6)
+    assert prompt_id not in server.get_json(f"/history/{prompt_id}"), "the render was over before it could be cancelled"
+    server.post("/interrupt", {})
+    start = time.monotonic()
+    entry = server.wait(prompt_id, 60)
+    assert time.monotonic() - start < 15
+    assert "execution_interrupted" in [kind for kind, _ in entry["status"]["messages"]]
+
+
+LOAD_PACK = """
+import asyncio, sys, time
+sys.argv = ["main.py", "--cpu", "--disable-api-nodes"]
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes, server, execution
+asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+before, start = set(sys.modules), time.perf_counter()
+loaded = asyncio.run(nodes.load_custom_node({pack!r}))
+print("RESULT", loaded, time.perf_counter() - start)
+print("NEW", *sorted(set(name.split(".")[0] for name in set(sys.modules) - before)))
+"""
+
+
+def test_import_is_light():
+    code = LOAD_PACK.format(pack=str(PACK))
+    done = subprocess.run(
+        [COMFYUI_PYTHON, "-c", code], cwd=COMFYUI_DIR, env=environment(), capture_output=True, text=True, timeout=180
+    )
+    lines = [line.split() for line in done.stdout.splitlines()]
+    [[_, loaded, seconds]] = [line for line in lines if line[:1] == ["RESULT"]]
+    [[_, *modules]] = [line for line in lines if line[:1] == ["NEW"]]
+    assert loaded == "True", done.stderr
+    assert float(seconds) < 0.3
+    assert not {"librosa", "diffusers", "imageio", "scipy", "numba", "sklearn"} & set(modules)
+
+
+def test_requirements_change_nothing_installed(tmp_path):
+    lines = (PACK / "requirements.txt").read_text().split()
+    assert {line.split(">=")[0] for line in lines} == RUN_TIME_PACKAGES
+    assert all(set(line) & set("<=>!~") == set(">=") for line in lines), "only lower bounds"
+    report = tmp_path / "report.json"
+    command = [COMFYUI_PYTHON, "-m", "pip", "install", "--dry-run", "--quiet", "--report", report, "-r"]
+    done = subprocess.run([*command, PACK / "requirements.txt"], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    installed = subprocess.run(
+        [COMFYUI_PYTHON, "-m", "pip", "list", "--format", "json"], capture_output=True, text=True, timeout=60
+    )
+    installed = {package["name"].lower().replace("_", "-") for package in json.loads(installed.stdout)}
+    changed = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]} & installed
+    assert not changed, f"would be replaced: {changed}"
