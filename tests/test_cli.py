@@ -9,7 +9,7 @@ import pytest
 
 typer_testing = pytest.importorskip("typer.testing", reason="the extra 'cli' is not installed")
 
-from fd2talk_core import __version__, cli  # noqa: E402
+from fd2talk_core import __version__, cli, cli_training  # noqa: E402
 from fd2talk_core.checkpoint import default_weights  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -94,18 +94,18 @@ def test_a_missing_extra_is_named(monkeypatch):
     def broken(*_, **__):
         raise ModuleNotFoundError("No module named 'accelerate'", name="accelerate")
 
-    monkeypatch.setattr(cli, "_assignments", broken)
+    monkeypatch.setattr(cli_training, "_assignments", broken)
     assert_user_error(("train", "motion", "--data", "x"), "needs accelerate", "pip install 'fd2talk[train]'")
 
 
 def test_options_of_parts():
-    assert cli._assignments(["width=64", "rate=1e-3", "teacher=../x"]) == {
+    assert cli_training._assignments(["width=64", "rate=1e-3", "teacher=../x"]) == {
         "width": 64,
         "rate": 1e-3,
         "teacher": "../x",
     }
     with pytest.raises(cli.UserError, match="NAME=VALUE"):
-        cli._assignments(["width"])
+        cli_training._assignments(["width"])
 
 
 def test_interruption_is_not_a_traceback(monkeypatch, tmp_path):
