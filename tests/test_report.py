@@ -1,0 +1,195 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from fd2talk_core.errors import UserError
+from fd2talk_core.evaluation import bench, parts, report
+from fd2talk_core.evaluation.metrics import mouth_box
+from fd2talk_core.face.landmarks import FACE_OVAL, LIPS_OUTER
+from fd2talk_core.face.model import FaceModel
+from fd2talk_core.face.tracker import FaceBox, FaceTracker, TrackedFace
+from fd2talk_core.frames.autoencoder import Autoencoder
+from fd2talk_core.training.data import is_held_back, list_clips
+from fd2talk_core.video.writer import SegmentedWriter
+
+SIZE, FRAMES = 64, 20
+
+
+@pytest.fixture(scope="module")
+def face_model():
+    return FaceModel.load()
+
+
+def landmarks_of(face_model, frames):
+    """A face that opens its mouth in a known rhythm, pixels of a SIZE crop."""
+    beta = 0.5 * torch.sin(torch.arange(frames)[:, None] / 3) * face_model.controls["jaw_open"]
+    pose = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, float(np.log(0.3))]).expand(frames, 6)
+    return face_model.landmarks(torch.zeros(frames, 80), beta, pose, SIZE).numpy().astype(np.float32)
+
+
+def drawing(points):
+    picture = Image.new("RGB", (SIZE, SIZE), (90, 110, 130))
+    draw = ImageDraw.Draw(picture)
+    draw.polygon([tuple(map(float, points[i, :2])) for i in FACE_OVAL], fill=(220, 180, 160))
+    draw.polygon([tuple(map(float, points[i, :2])) for i in LIPS_OUTER], fill=(160, 40, 50))
+    return np.asarray(picture)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, face_model):
+    """A prepared folder: two talking clips and two stills, one of each held back."""
+    folder = tmp_path_factory.mktemp("prepared")
+    held = next(f"who{i}" for i in range(99) if is_held_back(f"who{i}"))
+    seen = next(f"who{i}" for i in range(99) if not is_held_back(f"who{i}"))
+    rows = []
+    for name, identity, still, kind in (
+        ("talk_a", held, False, ""),
+        ("talk_b", seen, False, ""),
+        ("painting", held, True, "painting"),
+        ("photo", seen, True, "official_portrait"),
+    ):
+        points = landmarks_of(face_model, 1 if still else FRAMES)
+        pictures = np.stack([drawing(p) for p in points])
+        tensors = {
+            "landmarks": points / SIZE,
+            "blendshapes": np.zeros((len(points), 52), np.float32),
+            "valid": np.ones(len(points), bool),
+        }
+        if still:
+            Image.fromarray(pictures[0]).save(folder / f"{name}.png")
+        else:
+            noise = np.random.default_rng(0).normal(0, 2000, FRAMES * 640)
+            tensors["audio"] = noise.astype(np.int16)
+            writer = SegmentedWriter(folder / f"{name}.mp4", 25, (SIZE, SIZE), "k")
+            writer.write(pictures)
+            writer.finish()
+        save_file(tensors, folder / f"{name}.safetensors")
+        rows.append(
+            {"clip": name, "identity": identity, "kind": kind, "size": SIZE, "still": still, "disagree": False}
+        )
+    with open(folder / "manifest.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+class Oracle:
+    """Knows the right landmarks; `shift` of them in px, `blind` finds nothing."""
+
+    def __init__(self, truth, shift=0.0, blind=False):
+        self.truth, self.shift, self.blind = truth, shift, blind
+
+    def detect(self, picture):
+        return [] if self.blind else [FaceBox(*report_box(self.truth), 1.0), FaceBox(0, 0, 3, 3, 1.0)]
+
+    def landmarks(self, picture, box):
+        return TrackedFace(self.truth + np.float32([self.shift, 0, 0]), box, 1.0)
+
+
+def report_box(points):
+    return (*points[:, :2].min(0).tolist(), *points[:, :2].max(0).tolist())
+
+
+def test_only_held_back_clips_are_used(prepared):
+    clips, new = report.find_clips(prepared)
+    assert {c.name for c in clips} == {"talk_a", "painting"} == {c.name for c in new}
+    everything, new = report.find_clips(prepared, only_held_back=False)
+    assert len(everything) == 4 and len(new) == 2
+    assert [parts.kind_of(c) for c in sorted(everything, key=lambda c: c.name)] == [
+        "painting or stylised",
+        "photo",
+        "video",
+        "video",
+    ]
+
+
+def test_tracker_rows_measure_error_and_recall(prepared, face_model):
+    still = [c for c in list_clips(prepared) if c.name == "photo"]
+    truth = landmarks_of(face_model, 1)[0]
+    distance = np.linalg.norm(truth[33] - truth[263])
+    (row,) = parts.evaluate_tracker(still, Oracle(truth, shift=1.0))
+    assert row["nme"] == pytest.approx(1 / distance, rel=1e-3)
+    assert row["recall"] == 1 and row["extra_faces"] == 1
+    (row,) = parts.evaluate_tracker(still, Oracle(truth, blind=True))
+    assert row["recall"] == 0 and row["nme"] == pytest.approx(0, abs=1e-6)
+
+
+def test_untrained_tracker_runs_through(prepared):
+    rows = parts.evaluate_tracker(list_clips(prepared)[:1], FaceTracker().eval())
+    assert rows[0]["frames"] == parts.FRAMES_PER_CLIP and np.isfinite(rows[0]["nme"])
+
+
+def test_autoencoder_rows(prepared):
+    class Perfect(torch.nn.Module):
+        def encode(self, x):
+            return x
+
+        def decode(self, x):
+            return x + 0.01
+
+    torch.manual_seed(0)
+    rows = parts.evaluate_autoencoder(list_clips(prepared)[:2], {"ours": Autoencoder().eval(), "good": Perfect()}, 2)
+    assert len(rows) == 2
+    for row in rows:
+        assert row["good_psnr"] > 39.9 and row["good_ms_ssim"] > 0.99 and row["ours_psnr"] < 30
+
+
+def test_mouth_box_covers_the_drawn_mouth(face_model):
+    points = landmarks_of(face_model, 1)[0]
+    x0, y0, x1, y1 = mouth_box(points, SIZE)
+    red = np.argwhere(np.abs(drawing(points).astype(int) - (160, 40, 50)).sum(-1) < 9)
+    assert (red >= (y0, x0)).all() and (red < (y1, x1)).all()
+
+
+def test_summary_groups_and_lags():
+    rows = [
+        {"clip": "a", "kind": "photo", "nme": 0.1, "best_lag": 0},
+        {"clip": "b", "kind": "photo", "nme": 0.3, "best_lag": 3},
+        {"clip": "c", "kind": "video", "nme": 0.5, "best_lag": 1},
+    ]
+    summary = report.summarise(rows)
+    assert summary["all"]["nme"] == pytest.approx(0.3) and summary["photo"]["nme"] == pytest.approx(0.2)
+    assert summary["all"]["best_lag"] == 1 and summary["all"]["lag_within_1"] == pytest.approx(2 / 3)
+    assert summary["video"]["clips"] == 1
+
+
+def test_limits_spread_over_people(prepared):
+    clips = list_clips(prepared) * 10
+    assert len(report.spread(clips, 7)) == 7 and report.spread(clips, None) is clips
+    chosen = report.spread_by_identity(clips, 6)
+    assert len(chosen) <= 6 and len({c.identity for c in chosen}) == 2
+
+
+def test_missing_weights_are_reported_and_the_rest_goes_on(prepared, tmp_path, monkeypatch):
+    nothing = tmp_path / "nothing.safetensors"
+    monkeypatch.setattr("fd2talk_core.frames.autoencoder.default_weights", lambda name: nothing)
+    monkeypatch.setattr(report.FaceTracker, "load", lambda: FaceTracker().eval())
+    result = report.evaluate(prepared, ("tracker", "autoencoder"), limit=1, out_json=tmp_path / "sub" / "r.json")
+    assert "missing or damaged" in result["parts"]["autoencoder"]["error"]
+    assert result["parts"]["tracker"]["summary"]["all"]["clips"] == 1
+    assert json.loads((tmp_path / "sub" / "r.json").read_text()) == result
+    text = io.StringIO()
+    report.show(result, Console(file=text, width=200))
+    assert "nme" in text.getvalue() and "not measured" in text.getvalue()
+
+
+def test_bad_requests(prepared, tmp_path):
+    with pytest.raises(UserError, match="no part called 'nose'"):
+        report.evaluate(prepared, ("nose",))
+    with pytest.raises(UserError, match="does not exist"):
+        report.evaluate(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="not prepared.*--landmarker"):
+        report.evaluate(tmp_path)
+
+
+def test_coder_times_are_per_frame():
+    times = bench.time_coder(Autoencoder().eval(), 64, torch.device("cpu"), batch=2)
+    assert set(times) == {"encode_ms", "decode_ms"} and all(0 < value < 1000 for value in times.values())
