@@ -52,6 +52,12 @@ class LoadedFrameModel:
     face_model: FaceModel
 
 
+def loaded(patcher: ModelPatcher, memory_required: int = 0) -> torch.nn.Module:
+    """The network, on its device. Ours are a few MB, so they are never loaded by halves."""
+    mm.load_models_gpu([patcher], memory_required=memory_required, force_full_load=True)
+    return patcher.model
+
+
 def seed_input(tooltip: str, id: str = "seed", advanced: bool | None = None) -> io.Int.Input:
     """A seed that stays as it is: a fresh one every run would re-render everything downstream."""
     return io.Int.Input(

@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io
 
 from ..fd2talk_core.errors import UserError
-from .common import CATEGORY, AppearanceType, FrameModelType, MotionType, log, progress_bar, rgb, seed_input
+from .common import CATEGORY, AppearanceType, FrameModelType, MotionType, loaded, log, progress_bar, rgb, seed_input
 
 # Activations per pixel of one frame, measured on the shipped network in fp32 with some room.
 BYTES_PER_PIXEL = 6000
@@ -100,7 +100,7 @@ class SampleFrames(io.ComfyNode):
         motion.check(frame_model.face_model.hash)
         total, size = len(motion), appearance.size
         batch = min(batch_size, total)
-        mm.load_models_gpu([frame_model.patcher], memory_required=batch * size * size * BYTES_PER_PIXEL)
+        network = loaded(frame_model.patcher, batch * size * size * BYTES_PER_PIXEL)
         result = frame_store(total, size, size)
         progress = progress_bar()
         progress(0, total)
@@ -108,7 +108,7 @@ class SampleFrames(io.ComfyNode):
         while done < total:
             try:
                 for frames in sample_frames(
-                    frame_model.patcher.model,
+                    network,
                     frame_model.face_model,
                     appearance,
                     motion,

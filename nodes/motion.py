@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.model_management as mm
 from comfy_api.latest import io
 
 from .common import (
@@ -11,6 +10,7 @@ from .common import (
     MotionModelType,
     MotionType,
     audio_samples,
+    loaded,
     progress_bar,
     seed_input,
 )
@@ -104,7 +104,8 @@ class AudioToMotion(io.ComfyNode):
                 AppearanceType.Input(
                     "appearance",
                     optional=True,
-                    tooltip="Optional, from Encode Portrait: the motion then starts from this portrait's expression.",
+                    tooltip="Optional, from Encode Portrait: the motion then departs from this portrait's own expression "
+                    "and pose.",
                 ),
             ],
             outputs=[
@@ -131,9 +132,8 @@ class AudioToMotion(io.ComfyNode):
         from ..fd2talk_core.motion.sampling import generate_motion
 
         samples = to_mono_16k(*audio_samples(audio))
-        mm.load_models_gpu([motion_model.patcher])
         motion = generate_motion(
-            motion_model.patcher.model,
+            loaded(motion_model.patcher),
             samples,
             fps,
             seed=seed,
@@ -142,6 +142,7 @@ class AudioToMotion(io.ComfyNode):
             expression_strength=expression_strength,
             pose_strength=pose_strength,
             reference_expression=None if appearance is None else appearance.beta,
+            reference_pose=None if appearance is None else appearance.pose,
             progress=progress_bar(),
         )
         return io.NodeOutput(motion)

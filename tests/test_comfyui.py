@@ -196,6 +196,53 @@ def test_an_unchanged_prompt_is_not_run_again(server):
     assert set(cached) == set(prompt)
 
 
+def combine_prompt(frames: int, fps: float, **inputs) -> dict:
+    return {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 101, "height": 67, "batch_size": frames, "color": 0xFF8000},
+        },
+        "2": {"class_type": "LoadAudio", "inputs": {"audio": "voice.wav"}},
+        "3": {
+            "class_type": "FD2TalkVideoCombine",
+            "inputs": {"images": ["1", 0], "fps": fps, "format": "mp4", **inputs},
+        },
+        "4": {
+            "class_type": "SaveVideo",
+            "inputs": {"video": ["3", 0], "filename_prefix": "combined", "format": "auto", "format.codec": "auto"},
+        },
+    }
+
+
+def streams(content: bytes) -> tuple[int, tuple[int, int], float, float]:
+    """Number of frames, (width, height), frame rate, and seconds of sound."""
+    with av.open(io.BytesIO(content)) as file:
+        video = file.streams.video[0]
+        rate, size = float(video.average_rate), (video.width, video.height)
+        frames = sum(1 for _ in file.decode(video=0))
+    with av.open(io.BytesIO(content)) as file:
+        sounds = file.streams.audio
+        heard = sum(frame.samples for frame in file.decode(audio=0)) / sounds[0].rate if sounds else 0.0
+    return frames, size, rate, heard
+
+
+@pytest.mark.parametrize("format", ["mp4", "uncompressed frames"])
+@pytest.mark.parametrize(("frames", "fps"), [(81, 30.0), (40, 30.0), (120, 29.97)])
+def test_combining_keeps_all_sound_and_even_sizes(server, format, frames, fps):
+    [result] = server.run(combine_prompt(frames, fps, format=format, audio=["2", 0]))["4"]["images"]
+    made, size, rate, heard = streams(server.download(result))
+    assert size == (102, 68) and abs(rate - fps) < 0.01
+    assert made >= frames
+    assert made / rate >= VOICE_SECONDS - (0.5 / rate if format == "mp4" else 0)
+    assert heard >= VOICE_SECONDS - 1e-3
+    assert abs(made / rate - max(VOICE_SECONDS, frames / fps)) <= (0.5 if format == "mp4" else 1) / rate + 1e-3
+
+
+def test_combining_without_sound_gives_a_silent_video(server):
+    [result] = server.run(combine_prompt(10, 25.0))["4"]["images"]
+    assert streams(server.download(result)) == (10, (102, 68), 25.0, 0.0)
+
+
 @pytest.mark.parametrize("picture", ["rgba.png", "grey16.png", "two.png"])
 def test_unusual_pictures_are_encoded(server, picture):
     [shown] = server.run(encode_prompt(picture))["4"]["images"]
