@@ -104,8 +104,8 @@ class AudioToMotion(io.ComfyNode):
                 AppearanceType.Input(
                     "appearance",
                     optional=True,
-                    tooltip="Optional, from Encode Portrait: the motion then departs from this portrait's own expression "
-                    "and pose.",
+                    tooltip="Optional, from Encode Portrait: the motion then departs from this portrait's own "
+                    "expression and pose.",
                 ),
             ],
             outputs=[
