@@ -78,7 +78,8 @@ class SegmentedWriter:
         fps: frames per second, 1..240.
         size: (width, height) of the frames, px; odd sizes are padded to even by repeating the last row or column.
         settings_key: anything that identifies what is rendered (inputs, seed, settings, models).
-        segment_frames: frames per segment.
+        segment_frames: frames per segment; a multiple of the batch size, so that a resumed render forms the same
+            batches, whose size can change a network's last bits.
 
     Raises UserError when the folder cannot be written or the disk is full.
     """
@@ -89,7 +90,7 @@ class SegmentedWriter:
         fps: Fraction | float,
         size: tuple[int, int],
         settings_key: str,
-        segment_frames: int = 100,
+        segment_frames: int = 96,
     ):
         self.out = Path(out)
         self.fps = exact_rate(fps)
