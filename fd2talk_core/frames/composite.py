@@ -37,7 +37,7 @@ class Compositor:
 
     def __init__(self, appearance, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
-        self.picture = torch.from_numpy(np.ascontiguousarray(appearance.picture)).to(self.device)  # (H, W, 3) uint8
+        self.picture = torch.tensor(np.asarray(appearance.picture), device=self.device)  # (H, W, 3) uint8
         self.x0, self.y0, self.side = (int(v) for v in appearance.crop_box)
         self.reference = torch.as_tensor(appearance.crop, dtype=torch.float32, device=self.device)  # (3, s, s)
         height, width = self.picture.shape[:2]
@@ -50,7 +50,7 @@ class Compositor:
         self.mask = feather_mask(self.side, self.device)[self._inside]  # (h, w)
         background = self.picture[self.top : self.bottom, self.left : self.right]
         self.background = background.permute(2, 0, 1).float() / 255  # (3, h, w)
-        self._lips = torch.as_tensor(np.asarray(appearance.landmarks), dtype=torch.float32)
+        self._lips = torch.tensor(np.asarray(appearance.landmarks), dtype=torch.float32)
         self._ring, self._spread = self._colour_weights(self.reference.shape[-1])
 
     def _colour_weights(self, size: int) -> tuple[Tensor, Tensor]:
