@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 COMFYUI_DIR ?= $(HOME)/comfy/ComfyUI
 COMFYUI_PYTHON ?= $(HOME)/comfy/venv/bin/python
 export COMFYUI_DIR COMFYUI_PYTHON

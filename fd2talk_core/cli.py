@@ -29,6 +29,7 @@ from .errors import UserError
 
 USER_ERROR, INTERRUPTED = 2, 130
 EXTRAS = {"mediapipe": "prepare", "accelerate": "train", "tensorboard": "train", "torchmetrics": "train"}
+DEMO = Path(__file__).parents[1] / "assets"
 console = Console()
 stderr = Console(stderr=True)
 
@@ -201,6 +202,29 @@ def evaluate(
         frames_per_clip=frames,
     )
     report.show(result, console)
+    if json:
+        console.print(f"The numbers are in {escape(str(json))}.", highlight=False)
+
+
+@app.command()
+def bench(
+    portrait: Annotated[Path, typer.Option("--portrait", "-p", help="Picture with a face.")] = DEMO / "portrait.png",
+    audio: Annotated[Path, typer.Option("--audio", "-a", help="Voice.")] = DEMO / "voice.wav",
+    size: Annotated[int, typer.Option(help="Side of the generated face, 256 or 512 pixels.")] = 256,
+    steps: Annotated[int, typer.Option(help="Diffusion steps per frame.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    taef1: Annotated[Path | None, typer.Option(help="Folder with TAEF1's two files, timed for comparison.")] = None,
+) -> None:
+    """Measure speed and memory of the main job on this machine.
+
+    Example:  fd2talk bench --json speed.json
+    """
+    from .evaluation import bench as speed
+
+    with console.status("rendering"):
+        result = speed.bench(portrait, audio, size, steps, device, json, taef1)
+    speed.show(result, console)
     if json:
         console.print(f"The numbers are in {escape(str(json))}.", highlight=False)
 
