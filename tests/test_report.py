@@ -10,12 +10,14 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from fd2talk_core.errors import UserError
-from fd2talk_core.evaluation import bench, parts, report
+from fd2talk_core.evaluation import bench, parts, reenactment, report
 from fd2talk_core.evaluation.metrics import mouth_box
 from fd2talk_core.face.landmarks import FACE_OVAL, LIPS_OUTER
 from fd2talk_core.face.model import FaceModel
 from fd2talk_core.face.tracker import FaceBox, FaceTracker, TrackedFace
 from fd2talk_core.frames.autoencoder import Autoencoder
+from fd2talk_core.frames.model import FrameModel
+from fd2talk_core.motion.model import MotionConfig, MotionModel
 from fd2talk_core.training.data import is_held_back, list_clips
 from fd2talk_core.video.writer import SegmentedWriter
 
@@ -147,6 +149,47 @@ def test_mouth_box_covers_the_drawn_mouth(face_model):
     x0, y0, x1, y1 = mouth_box(points, SIZE)
     red = np.argwhere(np.abs(drawing(points).astype(int) - (160, 40, 50)).sum(-1) < 9)
     assert (red >= (y0, x0)).all() and (red < (y1, x1)).all()
+
+
+def test_tracked_motion_projects_onto_the_real_frames(prepared, face_model):
+    clip = next(c for c in list_clips(prepared) if c.name == "talk_a")
+    appearance, motion, real, landmarks = reenactment.tracked_motion(clip, face_model, frames=10, size=128)
+    assert real.shape == (10, 3, 128, 128) and landmarks.shape == (10, 478, 3) and len(motion) == 10
+    alpha, pose = appearance.alpha.expand(10, -1), appearance.pose + motion.pose
+    found = face_model.landmarks(alpha, motion.expression, pose, 128).numpy()
+    assert np.abs(found - landmarks)[..., :2].mean() < 0.5
+    assert appearance.crop.shape == (3, 128, 128)
+
+
+def test_comparison_of_frames_with_themselves_and_with_a_blurred_mouth(prepared, face_model):
+    clip = next(c for c in list_clips(prepared) if c.name == "talk_a")
+    _, _, real, landmarks = reenactment.tracked_motion(clip, face_model, frames=6, size=128)
+    same = reenactment.compare_frames(real, real, landmarks)
+    assert same["mouth_l1"] == 0 and same["mouth_sharpness"] == pytest.approx(1) and same["ssim"] > 0.999
+    soft = torch.nn.functional.avg_pool2d(real, 5, 1, 2, count_include_pad=False)
+    scores = reenactment.compare_frames(soft, real, landmarks)
+    assert scores["mouth_sharpness"] < 0.5 and scores["mouth_l1"] > 0.005 and scores["gmsd"] > 0.01
+    assert scores["face_psnr"] < scores["psnr"] < 45
+
+
+def test_frames_without_residual_equal_the_geometry(prepared, face_model):
+    torch.manual_seed(0)
+    model = FrameModel(residual_scale=0.0, face_model_hash=face_model.hash).eval()
+    clips = [c for c in list_clips(prepared) if c.held_back]
+    (row,) = reenactment.evaluate_frames(clips, model, face_model, frames=5, steps=1, size=64)
+    assert row["frames"] == 5 and row["mouth_l1_ratio"] == pytest.approx(1, abs=1e-3)
+    assert row["face_psnr"] == pytest.approx(row["geometry_face_psnr"], abs=0.01)
+    # The stills' mouth does not move, but an untrained decoder's picture is far worse still.
+    assert row["still_face_psnr"] > row["geometry_face_psnr"]
+
+
+def test_motion_rows_of_an_untrained_model(prepared, face_model):
+    model = MotionModel(MotionConfig(width=48, pose_width=48, audio_width=48, heads=2, pose_heads=2, depth=1))
+    model.face_model_hash = face_model.hash
+    rows = parts.evaluate_motion(list_clips(prepared), model.eval(), face_model, steps=2)
+    assert [row["clip"] for row in rows] == ["talk_a", "talk_b"]
+    for row in rows:
+        assert row["frames"] == FRAMES and row["still_mae"] > 0.01 and -1 <= row["correlation"] <= 1
 
 
 def test_summary_groups_and_lags():

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from ..face.landmarks import face_box
 from ..face.model import FaceModel
-from ..frames.appearance import Appearance
+from ..frames.appearance import Appearance, square_crop
+from ..frames.sampling import geometry_only_frames, sample_frames
 from ..motion.clip import MotionClip
 from ..prepare.run import FPS
 from ..training.data import Clip
@@ -44,13 +45,12 @@ def tracked_motion(clip: Clip, face_model: FaceModel, frames: int = FRAMES, size
         picture=first,
         crop_box=(0, 0, first.shape[0]),
         size=size,
-        crop=as_batch([first], size)[0],
+        crop=square_crop(first, (0, 0, first.shape[0]), size),
         landmarks=landmarks[0],
         alpha=fit.alpha,
         beta=fit.beta[0],
         pose=fit.pose[0],
         confidence=1.0,
-        notes=[],
         face_model=face_model.hash,
     )
     return appearance, motion, as_batch([pictures[i] for i in usable[part]], size), landmarks[part].numpy()
@@ -95,7 +95,13 @@ def _collect(batches: Iterable[torch.Tensor]) -> torch.Tensor:
 
 @torch.inference_mode()
 def evaluate_frames(
-    clips: list[Clip], model, face_model: FaceModel, frames: int = FRAMES, steps: int = 2, seed: int = 0
+    clips: list[Clip],
+    model,
+    face_model: FaceModel,
+    frames: int = FRAMES,
+    steps: int = 2,
+    seed: int = 0,
+    size: int = SIZE,
 ) -> list[dict]:
     """Compare our frames, the geometry-only frames and the unmoved reference with the real ones.
 
@@ -103,11 +109,9 @@ def evaluate_frames(
     `compare_frames`, ours plain, with the prefixes `geometry_` and `still_` for the others, and mouth_l1_ratio =
     ours / geometry-only.
     """
-    from ..frames.sampling import geometry_only_frames, sample_frames
-
     rows = []
     for clip in tqdm([c for c in clips if not c.still], desc="frames", unit="clip"):
-        tracked = tracked_motion(clip, face_model, frames)
+        tracked = tracked_motion(clip, face_model, frames, size)
         if tracked is None:
             continue
         appearance, motion, real, landmarks = tracked
