@@ -16,6 +16,7 @@ import torch
 
 from .audio.loading import frame_count, load_audio, to_mono_16k
 from .checkpoint import default_weights
+from .device import pick_device
 from .errors import UserError
 from .face.model import FaceModel
 from .face.tracker import FaceTracker
@@ -116,7 +117,7 @@ def talk(
         report.frames = frame_count(report.duration, fps)
         clip = MotionClip.load(motion) if isinstance(motion, str | Path) else motion
     with stage("load models"):
-        device = resolve_device(device)
+        device = pick_device(device)
         face_model, tracker = FaceModel.load(), FaceTracker.load()
         frame_model = FrameModel.load().to(device).eval()
         motion_model = None if clip else MotionModel.load().to(device).eval()
@@ -126,7 +127,13 @@ def talk(
     with stage("motion"):
         if clip is None:
             clip = generate_motion(
-                motion_model, voice, fps, seed=seed, steps=motion_steps, reference_expression=appearance.beta
+                motion_model,
+                voice,
+                fps,
+                seed=seed,
+                steps=motion_steps,
+                reference_expression=appearance.beta,
+                reference_pose=appearance.pose,
             )
         clip.check(frame_model.face_model_hash)
         clip = _fitted(clip, fps, report.frames, report.notes)
@@ -167,21 +174,6 @@ def _finished_pictures(frames: torch.Tensor, compositor: Compositor | None) -> I
         yield compositor.paste(frame[None])
 
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" takes a CUDA device when there is one.
-
-    Raises UserError when the machine has no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"The device {name} cannot be used here. Choose cpu, or leave the device out.") from error
-    return device
-
-
 def peak_memory_mb() -> float | None:
     """Highest resident memory of this process in MB, None on Windows."""
     if sys.platform == "win32":
@@ -220,8 +212,9 @@ def _checked_target(out: str | Path) -> Path:
 def _check_settings(seed: int, steps: int, motion_steps: int, size: int) -> None:
     if size not in SIZES:
         raise UserError(f"The size {size} is not available. Choose {SIZES[0]} or {SIZES[1]}.")
-    if not (1 <= steps <= 1000 and 1 <= motion_steps <= 1000):
-        raise UserError(f"The number of steps is {min(steps, motion_steps)}. Use 1 to 1000.")
+    for what, value, most in (("steps", steps, 50), ("motion steps", motion_steps, 1000)):
+        if not 1 <= value <= most:
+            raise UserError(f"The number of {what} is {value}. Use 1 to {most}.")
     if not 0 <= seed < 2**64:
         raise UserError(f"The seed is {seed}. Use a whole number from 0 to {2**64 - 1}.")
 

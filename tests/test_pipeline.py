@@ -74,7 +74,7 @@ def sha(path):
         ({"fps": 0}, "frame rate is 0"),
         ({"fps": 1000}, "frame rate is 1000"),
         ({"seed": -1}, "seed is -1"),
-        ({"device": "warp"}, "device warp cannot be used here"),
+        ({"device": "warp"}, "device 'warp' is not available"),
         ({"motion": "missing.safetensors"}, "missing.safetensors does not exist"),
         ({"motion": VOICE}, "cannot be read as a motion clip"),
     ],

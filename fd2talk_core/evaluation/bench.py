@@ -73,8 +73,9 @@ def bench(
     Returns machine, seconds per stage, frames_per_second end to end (models loaded, video written),
     seconds_to_first_frame, peak_memory_mb, and per coder encode_ms and decode_ms of one frame.
     """
+    from ..device import pick_device
     from ..frames.autoencoder import Autoencoder
-    from ..pipeline import resolve_device, talk
+    from ..pipeline import talk
 
     first = _FirstFrame()
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +100,7 @@ def bench(
         "peak_memory_mb": report.peak_memory_mb,
         "coders": {},
     }
-    place = resolve_device(device)
+    place = pick_device(device)
     coders = {"ours": Autoencoder.load()} | ({"taef1": TinyCoder.load(Path(taef1))} if taef1 else {})
     for name, coder in coders.items():
         result["coders"][name] = time_coder(coder.to(place).eval(), size, place)
