@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,19 @@ class LoadedFrameModel:
     patcher: ModelPatcher
     tracker: FaceTracker
     face_model: FaceModel
+
+
+def explained(execute: Callable) -> Callable:
+    """Raise UserError as ValueError: the page shows the type's full name first, which would be a file path."""
+
+    @functools.wraps(execute)
+    def run(*args, **kwargs):
+        try:
+            return execute(*args, **kwargs)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    return run
 
 
 def loaded(patcher: ModelPatcher, memory_required: int = 0) -> torch.nn.Module:

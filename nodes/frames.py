@@ -7,7 +7,18 @@ import torch
 from comfy_api.latest import io
 
 from ..fd2talk_core.errors import UserError
-from .common import CATEGORY, AppearanceType, FrameModelType, MotionType, loaded, log, progress_bar, rgb, seed_input
+from .common import (
+    CATEGORY,
+    AppearanceType,
+    FrameModelType,
+    MotionType,
+    explained,
+    loaded,
+    log,
+    progress_bar,
+    rgb,
+    seed_input,
+)
 
 # Activations per pixel of one frame, measured on the shipped network in fp32 with some room.
 BYTES_PER_PIXEL = 6000
@@ -84,6 +95,7 @@ class SampleFrames(io.ComfyNode):
         )
 
     @classmethod
+    @explained
     def execute(
         cls,
         frame_model,
@@ -149,6 +161,7 @@ class PasteBack(io.ComfyNode):
         )
 
     @classmethod
+    @explained
     def execute(cls, frames, appearance) -> io.NodeOutput:
         from ..fd2talk_core.frames.composite import Compositor
 

@@ -12,7 +12,7 @@ import torch
 from comfy_api.latest import io
 
 from ..fd2talk_core.errors import UserError
-from .common import CATEGORY, FrameModelType, LoadedFrameModel, LoadedMotionModel, MotionModelType
+from .common import CATEGORY, FrameModelType, LoadedFrameModel, LoadedMotionModel, MotionModelType, explained
 
 if TYPE_CHECKING:
     from ..fd2talk_core.face.model import FaceModel
@@ -93,6 +93,7 @@ class LoadModels(io.ComfyNode):
         return (checkpoint, dtype, os.path.getmtime(path) if path else 0)
 
     @classmethod
+    @explained
     def execute(cls, checkpoint: str, dtype: str) -> io.NodeOutput:
         from ..fd2talk_core.checkpoint import checkpoint_kind
         from ..fd2talk_core.face.model import FaceModel

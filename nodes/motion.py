@@ -10,6 +10,7 @@ from .common import (
     MotionModelType,
     MotionType,
     audio_samples,
+    explained,
     loaded,
     progress_bar,
     seed_input,
@@ -116,6 +117,7 @@ class AudioToMotion(io.ComfyNode):
         )
 
     @classmethod
+    @explained
     def execute(
         cls,
         motion_model,
@@ -205,6 +207,7 @@ class EditMotion(io.ComfyNode):
         )
 
     @classmethod
+    @explained
     def execute(
         cls,
         motion,

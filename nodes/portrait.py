@@ -6,7 +6,7 @@ import comfy.model_management as mm
 from comfy_api.latest import io
 
 from ..fd2talk_core.errors import UserError
-from .common import CATEGORY, AppearanceType, FrameModelType, rgb, tell, to_uint8
+from .common import CATEGORY, AppearanceType, FrameModelType, explained, rgb, tell, to_uint8
 
 SIZES = ("256", "512")
 
@@ -72,6 +72,7 @@ class EncodeAppearance(io.ComfyNode):
         )
 
     @classmethod
+    @explained
     def execute(cls, frame_model, image, face_index: int, size: str, mask=None, box=None) -> io.NodeOutput:
         from ..fd2talk_core.frames.appearance import encode_portrait
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from comfy_api.latest import InputImpl, Types, io
 
-from .common import CATEGORY, audio_samples, progress_bar, rgb
+from .common import CATEGORY, audio_samples, explained, progress_bar, rgb
 
 MP4, FRAMES = "mp4", "uncompressed frames"
 WRITE_BATCH = 8
@@ -61,6 +61,7 @@ class VideoCombine(io.ComfyNode):
         )
 
     @classmethod
+    @explained
     def execute(cls, images, fps: float, format: str, audio=None) -> io.NodeOutput:
         from ..fd2talk_core.audio.loading import frame_count
         from ..fd2talk_core.video.writer import exact_rate
