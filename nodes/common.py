@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 CATEGORY = "FD2Talk"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
+# Value: the ModelPatcher around a MotionModel.
 MotionModelType = io.Custom("FD2TALK_MOTION_MODEL")
 FrameModelType = io.Custom("FD2TALK_FRAME_MODEL")
 MotionType = io.Custom("FD2TALK_MOTION")
@@ -34,21 +35,15 @@ AppearanceType = io.Custom("FD2TALK_APPEARANCE")
 
 
 @dataclass(frozen=True)
-class LoadedMotionModel:
-    """Value of FD2TALK_MOTION_MODEL: stage 1 under ComfyUI's memory management."""
-
-    patcher: ModelPatcher
-    face_model: FaceModel
-
-
-@dataclass(frozen=True)
 class LoadedFrameModel:
     """Value of FD2TALK_FRAME_MODEL: stage 2, and the face tracker and face model that belong to it.
 
+    dtype: precision of computation, None = what is fast on the device; the weights themselves stay fp32.
     The tracker looks at one picture for a few milliseconds; it stays on the CPU, outside ComfyUI's memory management.
     """
 
     patcher: ModelPatcher
+    dtype: torch.dtype | None
     tracker: FaceTracker
     face_model: FaceModel
 

@@ -130,6 +130,7 @@ class SampleFrames(io.ComfyNode):
                     seed=seed,
                     batch_size=batch,
                     start=done,
+                    dtype=frame_model.dtype,
                 ):
                     result[done : done + len(frames)] = frames.to(result.device, result.dtype)
                     done += len(frames)

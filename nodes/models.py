@@ -12,14 +12,14 @@ import torch
 from comfy_api.latest import io
 
 from ..fd2talk_core.errors import UserError
-from .common import CATEGORY, FrameModelType, LoadedFrameModel, LoadedMotionModel, MotionModelType, explained
+from .common import CATEGORY, FrameModelType, LoadedFrameModel, MotionModelType, explained
 
 if TYPE_CHECKING:
     from ..fd2talk_core.face.model import FaceModel
 
 FOLDER = "fd2talk"
 SHIPPED = "default (shipped)"
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
 
@@ -29,12 +29,12 @@ def checkpoint_options() -> list[str]:
     return [SHIPPED, *(name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(".safetensors"))]
 
 
-def managed(network: torch.nn.Module, dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
+def managed(network: torch.nn.Module) -> comfy.model_patcher.ModelPatcher:
     """Put a network under ComfyUI's memory management."""
     # main.py rebinds CoreModelPatcher when dynamic VRAM is on, so it is read at call time.
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher(
-        network.eval().requires_grad_(False).to(dtype),
+        network.eval().requires_grad_(False),
         load_device=mm.get_torch_device(),
         offload_device=mm.unet_offload_device(),
     )
@@ -68,10 +68,10 @@ class LoadModels(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=["auto", *DTYPES],
+                    options=list(DTYPES),
                     default="auto",
-                    tooltip="Number format of the frame model: auto takes fp16 where the graphics card is good at it "
-                    "and fp32 elsewhere. Motion is always made in fp32.",
+                    tooltip="Number format in which frames are computed; auto takes what is fast on your device. "
+                    "Motion is always made in fp32.",
                     advanced=True,
                 ),
             ],
@@ -118,9 +118,7 @@ class LoadModels(io.ComfyNode):
         same_face_model(face_model, motion.face_model_hash, "motion")
         same_face_model(face_model, frames.face_model_hash, "frame")
 
-        if dtype == "auto":
-            dtype = "fp16" if mm.should_use_fp16(mm.get_torch_device()) else "fp32"
         return io.NodeOutput(
-            LoadedMotionModel(managed(motion, torch.float32), face_model),
-            LoadedFrameModel(managed(frames, DTYPES[dtype]), FaceTracker.load(), face_model),
+            managed(motion),
+            LoadedFrameModel(managed(frames), DTYPES[dtype], FaceTracker.load(), face_model),
         )

@@ -135,7 +135,7 @@ class AudioToMotion(io.ComfyNode):
 
         samples = to_mono_16k(*audio_samples(audio))
         motion = generate_motion(
-            loaded(motion_model.patcher),
+            loaded(motion_model),
             samples,
             fps,
             seed=seed,
