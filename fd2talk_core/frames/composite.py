@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,10 +24,22 @@ def superellipse_radius(size: int, device: torch.device | str = "cpu") -> Tensor
     return (axis[:, None] + axis[None, :]) ** (1 / SUPERELLIPSE)
 
 
+@lru_cache(maxsize=4)
 def feather_mask(size: int, device: torch.device | str = "cpu") -> Tensor:
-    """(size, size) weights of the generated crop: 1 inside, falling smoothly to 0 at the crop's border."""
+    """(size, size) weights of the generated crop: 1 inside, falling smoothly to 0 at the crop's border. Read only."""
     share = ((1 - superellipse_radius(size, device)) / (1 - FEATHER_START)).clamp(0, 1)
     return share * share * (3 - 2 * share)
+
+
+@lru_cache(maxsize=4)
+def colour_weights(size: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """The border ring in which colours are compared (size, size), and how its cells spread inwards (g², g²)."""
+    radius = superellipse_radius(size, device)
+    ring = ((radius > FEATHER_START - 0.06) & (radius < 1)).float()
+    cells = (torch.arange(COLOUR_GRID, device=device) + 0.5) / COLOUR_GRID
+    points = torch.cartesian_prod(cells, cells)  # (g², 2)
+    spread = 1 / (torch.cdist(points, points) ** 2 + (1.0 / COLOUR_GRID) ** 2)
+    return ring, spread / spread.sum(1, keepdim=True)
 
 
 class Compositor:
@@ -51,15 +65,7 @@ class Compositor:
         background = self.picture[self.top : self.bottom, self.left : self.right]
         self.background = background.permute(2, 0, 1).float() / 255  # (3, h, w)
         self._lips = torch.tensor(np.asarray(appearance.landmarks), dtype=torch.float32)
-        self._ring, self._spread = self._colour_weights(self.reference.shape[-1])
-
-    def _colour_weights(self, size: int) -> tuple[Tensor, Tensor]:
-        radius = superellipse_radius(size, self.device)
-        ring = ((radius > FEATHER_START - 0.06) & (radius < 1)).float()
-        cells = (torch.arange(COLOUR_GRID, device=self.device) + 0.5) / COLOUR_GRID
-        points = torch.cartesian_prod(cells, cells)  # (g², 2)
-        spread = 1 / (torch.cdist(points, points) ** 2 + (1.0 / COLOUR_GRID) ** 2)
-        return ring, spread / spread.sum(1, keepdim=True)
+        self._ring, self._spread = colour_weights(self.reference.shape[-1], self.device)
 
     def match_colours(self, frames: Tensor) -> Tensor:
         """Shift frames (b, 3, s, s) smoothly so that they meet the portrait's colours in the border ring.
