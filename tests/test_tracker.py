@@ -132,7 +132,7 @@ def test_training_view_equals_the_runtime_crop():
     picture = rng.integers(0, 255, (6, 6, 3), np.uint8).repeat(40, 0).repeat(40, 1)
     view = View(130.0, 110.0, 96.0, 0.3)
     ours = cut_crop(as_planes(picture), (130.0, 110.0), 96.0, 0.3, 64)
-    theirs = as_planes(view.warp(picture, 64, 1, (0, 0, 0)))
+    theirs = as_planes(view.warp(picture, 64, 1, (0, 0, 0))) / 255
     assert (ours - theirs).abs().mean() < 0.01
     points = rng.uniform(80, 150, (478, 3)).astype(np.float32)
     moved = view.move(points, 64, np.arange(478)) - 0.5

@@ -85,23 +85,26 @@ def upright_crop(landmarks: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def as_planes(picture: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
-    """uint8 RGB (H, W, 3) as float (1, 3, H, W), 0..1. Raises UserError for anything else."""
+    """RGB (H, W, 3) as (1, 3, H, W), still uint8. Raises UserError for anything but 8-bit RGB."""
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
         raise UserError(
             f"The picture has shape {picture.shape} and type {picture.dtype}. Convert it to 8-bit RGB (H, W, 3) first."
         )
-    return torch.from_numpy(picture.copy()).to(device).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(picture.copy()).to(device).permute(2, 0, 1)[None]
 
 
 def cut_crop(planes: torch.Tensor, centre: tuple[float, float], side: float, roll: float, size: int) -> torch.Tensor:
-    """Cut one turned square out of planes (1, 3, H, W), as (1, 3, size, size); beyond the border it repeats."""
+    """Cut one turned square out of uint8 planes (1, 3, H, W), as float (1, 3, size, size) in 0..1.
+
+    `side` is in pixels of planes, `roll` in radians; beyond the picture its border repeats.
+    """
     height, width = planes.shape[-2:]
     reach = side * 0.75  # a little more than half the diagonal
     x0, x1 = (int(np.clip(v, 0, width)) for v in (centre[0] - reach, centre[0] + reach + 1))
     y0, y1 = (int(np.clip(v, 0, height)) for v in (centre[1] - reach, centre[1] + reach + 1))
     if x1 - x0 < 2 or y1 - y0 < 2:
-        return planes.new_zeros(1, 3, size, size)
-    part = planes[..., y0:y1, x0:x1]
+        return torch.zeros(1, 3, size, size, device=planes.device)
+    part = planes[..., y0:y1, x0:x1].float() / 255
     cx, cy = centre[0] - x0, centre[1] - y0
     shrink = size / side
     if shrink < 0.75:  # sampling alone would alias
@@ -143,7 +146,7 @@ class FaceTracker(nn.Module):
         }
         tracker = cls(DetectorConfig(**sizes["detector"]), RegressorConfig(**sizes["regressor"]))
         load_state(tracker, checkpoint.state, path)
-        return fold_batch_norm(tracker.eval().requires_grad_(False))
+        return fold_batch_norm(tracker.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
 
     @property
     def device(self) -> torch.device:
@@ -172,8 +175,8 @@ class FaceTracker(nn.Module):
         height, width = planes.shape[-2:]
         scale = size / max(height, width)
         target = [max(1, round(height * scale)), max(1, round(width * scale))]
-        small = nn.functional.interpolate(planes, target, mode="bilinear", antialias=True, align_corners=False)
-        letterbox = planes.new_full((1, 3, size, size), 0.5)
+        small = nn.functional.interpolate(planes.float() / 255, target, mode="bilinear", antialias=True)
+        letterbox = small.new_full((1, 3, size, size), 0.5)
         letterbox[..., : target[0], : target[1]] = small
         boxes = decode(self.detector(letterbox), threshold)[0].cpu()
         boxes[:, [0, 2]] = (boxes[:, [0, 2]] * size * width / target[1]).clamp(0, width)
