@@ -1,0 +1,105 @@
+"""Log-mel features: 100 Hz, four vectors per 25-fps frame, independent of loudness and of how the file is cut."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import librosa
+import numpy as np
+
+from .loading import SAMPLE_RATE
+
+FPS = 25
+BINS = 80
+HOP = 160
+PER_FRAME = 4
+FRAME_SAMPLES = HOP * PER_FRAME
+
+_N_FFT, _WINDOW = 512, 400
+# Columns are centred in their own 10 ms, so that a frame's four columns lie symmetrically in its 40 ms.
+_LEAD = _N_FFT // 2 - HOP // 2
+# Below this much under the speech level there is only noise.
+_FLOOR = 1e-4
+# Pre-emphasis: y[n] = x[n] - 0.97 x[n-1]. Removes offset and rumble, and gives high bands back their weight.
+_EMPHASIS = 0.97
+# Bring speech to about zero mean and unit variance.
+_CENTRE, _SPREAD = -0.5, 1.7
+_QUIETEST_LEVEL = 3e-3
+_BLOCK_FRAMES = 1500
+
+
+def feature_frames(n_samples: int) -> int:
+    """Number of 25-fps frames that cover `n_samples` at 16 kHz."""
+    return max(1, -(-n_samples // FRAME_SAMPLES))
+
+
+def _piece(samples: np.ndarray, first: int, length: int) -> np.ndarray:
+    """Pre-emphasised samples first .. first + length; what lies outside the recording is silence."""
+    first, length = first - 1, length + 1
+    left, right = max(0, -first), max(0, first + length - len(samples))
+    piece = np.pad(samples[max(0, first) : max(0, first + length)], (min(left, length), min(right, length)))[:length]
+    return piece[1:] - _EMPHASIS * piece[:-1]
+
+
+def speech_level(samples: np.ndarray) -> float:
+    """Loudness of the speech in a recording: RMS amplitude, after pre-emphasis, that 5 % of its 40-ms frames exceed.
+
+    Args:
+        samples: float32 (N,), 16 kHz.
+
+    The level is at least 12 dB under the loudest frames, for recordings that are nearly all silence, and at least
+    -50 dB full scale, so that the noise of an empty recording is not blown up into speech.
+    """
+    frames = feature_frames(len(samples))
+    energy = []
+    for start in range(0, frames, _BLOCK_FRAMES):  # in blocks, as a long recording need not be copied whole
+        count = min(_BLOCK_FRAMES, frames - start)
+        piece = _piece(samples, start * FRAME_SAMPLES, count * FRAME_SAMPLES)
+        energy.append((piece.reshape(count, FRAME_SAMPLES) ** 2).mean(1))
+    rms = np.sqrt(np.concatenate(energy))
+    usual, loudest = np.percentile(rms, [95, 99.9])
+    return float(max(usual, loudest / 4, _QUIETEST_LEVEL))
+
+
+@lru_cache(maxsize=1)
+def _mel_filters() -> np.ndarray:
+    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=_N_FFT, n_mels=BINS, fmin=60.0, norm=None)
+
+
+def mel_power(samples: np.ndarray, start: int, frames: int) -> np.ndarray:
+    """Mel power spectrum of the video frames `start` .. `start + frames`; sound outside `samples` is silence.
+
+    Args:
+        samples: float32 (N,), 16 kHz.
+        start: first 25-fps frame, may be negative.
+        frames: number of frames.
+
+    Returns float32 (frames * 4, 80), power of the pre-emphasised sound.
+    """
+    length = (frames * PER_FRAME - 1) * HOP + _N_FFT
+    piece = _piece(samples, start * FRAME_SAMPLES - _LEAD, length)
+    spectrum = librosa.stft(piece, n_fft=_N_FFT, hop_length=HOP, win_length=_WINDOW, center=False)
+    return np.ascontiguousarray((_mel_filters() @ np.abs(spectrum) ** 2).T, dtype=np.float32)
+
+
+def normalise(power: np.ndarray, level: float) -> np.ndarray:
+    """Mel power of a recording with speech level `level` (see speech_level) -> features of about unit variance."""
+    return ((np.log10(power / level**2 + _FLOOR) - _CENTRE) / _SPREAD).astype(np.float32)
+
+
+def log_mel(samples: np.ndarray, start: int = 0, frames: int | None = None, level: float | None = None) -> np.ndarray:
+    """Features of 25-fps frames; frame i covers samples 640 i .. 640 (i + 1).
+
+    Args:
+        samples: float32 (N,), 16 kHz mono.
+        start: first frame.
+        frames: number of frames, default: to the end of the recording.
+        level: speech level of the whole recording, default: measured here. Give it when a recording is read in
+            pieces; then the pieces equal the corresponding part of the whole.
+
+    Returns float32 (frames, 4, 80).
+    """
+    if frames is None:
+        frames = feature_frames(len(samples)) - start
+    level = speech_level(samples) if level is None else level
+    return normalise(mel_power(samples, start, frames), level).reshape(frames, PER_FRAME, BINS)
