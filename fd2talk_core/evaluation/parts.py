@@ -158,7 +158,13 @@ def evaluate_motion(clips: list[Clip], model, face_model: FaceModel, seed: int =
         fit = face_model.fit(torch.from_numpy(labels.landmarks[labels.valid]), clip.size)
         start = time.perf_counter()
         motion = generate_motion(
-            model, samples, float(FPS), seed=seed, reference_expression=fit.beta[0], **settings
+            model,
+            samples,
+            float(FPS),
+            seed=seed,
+            reference_expression=fit.beta[0],
+            reference_pose=fit.pose[0],
+            **settings,
         )
         seconds = time.perf_counter() - start
         count = min(len(motion), len(labels.valid))
