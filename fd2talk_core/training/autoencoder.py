@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SETTINGS = TrainSettings(lr=1.5e-3, minutes=30, weight_decay=1e-4, ema=0.998, warmup=300, validate_minutes=4)
 SIZE, CROP = 256, 128
+LABELLED = 800  # pictures whose teacher latents are cached; TAEF1 is slow on a CPU
 
 
 def load_taef1(folder: Path) -> AutoencoderTiny:
@@ -77,24 +78,24 @@ class AutoencoderTask:
         self.model = Autoencoder().to(memory_format=torch.channels_last)
         self.batch_size = batch_size
         cache.mkdir(parents=True, exist_ok=True)
-        taef1 = load_taef1(teacher)
+        taef1 = load_taef1(teacher).to(memory_format=torch.channels_last)
         self.pictures, self.latents = self._cached(cache / "train", taef1, folders, False)
         self.valid_pictures, self.valid_latents = self._cached(cache / "valid", taef1, folders, True)
-        # A fixed, mixed hundred keeps validation short.
-        chosen = np.random.default_rng(1).permutation(len(self.valid_pictures))[:96]
-        self.valid_pictures, self.valid_latents = self.valid_pictures[chosen], self.valid_latents[chosen]
         log.info("%d training pictures, %d for validation", len(self.pictures), len(self.valid_pictures))
 
     @staticmethod
     @torch.no_grad()
     def _cached(path: Path, teacher: AutoencoderTiny, folders: list[Path], held_back: bool):
+        """Shuffled pictures (N, 256, 256, 3) and the teacher's latents of the first LABELLED of them."""
         pictures_file, latents_file = path.with_suffix(".pictures.npy"), path.with_suffix(".latents.npy")
         if not latents_file.is_file():
             pictures = _load_pictures(folders, held_back, 40 if held_back else 250)
-            with torch.autocast("cpu", torch.bfloat16):
-                latents = [
-                    teacher.encoder(_to_float(pictures[i : i + 8])).half().numpy() for i in range(0, len(pictures), 8)
-                ]
+            pictures = pictures[np.random.default_rng(1).permutation(len(pictures))[: 96 if held_back else None]]
+            latents = []
+            for start in range(0, min(LABELLED, len(pictures)), 8):
+                with torch.autocast("cpu", torch.bfloat16):
+                    part = _to_float(pictures[start : start + 8]).contiguous(memory_format=torch.channels_last)
+                    latents.append(teacher.encoder(part).half().numpy())
             np.save(pictures_file, pictures)
             np.save(latents_file, np.concatenate(latents))
         return np.load(pictures_file, mmap_mode="r"), np.load(latents_file, mmap_mode="r")
@@ -103,14 +104,17 @@ class AutoencoderTask:
         rng = np.random.default_rng()
         places = (SIZE - CROP) // LATENT_FACTOR + 1
         cells = CROP // LATENT_FACTOR
+        labelled = self.batch_size // 3
         while True:
             chosen = rng.integers(0, len(self.pictures), self.batch_size)
+            chosen[:labelled] = rng.integers(0, len(self.latents), labelled)
             corners = rng.integers(0, places, (self.batch_size, 2))
             pictures, latents = [], []
             for index, (y, x) in zip(chosen, corners, strict=True):
-                pixel_y, pixel_x = y * LATENT_FACTOR, x * LATENT_FACTOR
-                pictures.append(self.pictures[index, pixel_y : pixel_y + CROP, pixel_x : pixel_x + CROP])
-                latents.append(self.latents[index, :, y : y + cells, x : x + cells])
+                top, left = y * LATENT_FACTOR, x * LATENT_FACTOR
+                pictures.append(self.pictures[index, top : top + CROP, left : left + CROP])
+                if len(latents) < labelled:
+                    latents.append(self.latents[index, :, y : y + cells, x : x + cells])
             yield {
                 "pictures": _to_float(np.stack(pictures)).contiguous(memory_format=torch.channels_last),
                 "latents": torch.from_numpy(np.stack(latents)).float(),
@@ -118,10 +122,10 @@ class AutoencoderTask:
 
     def loss(self, model, batch):
         pictures, target = batch["pictures"], batch["latents"]
-        latents, decoded = model(pictures, target[: len(pictures) // 3])
+        latents, decoded = model(pictures, target)
         decoded = decoded.float()
         # Context beyond the crop is missing at its edges, so the outermost cells are not compared.
-        latent = F.mse_loss(latents.float()[..., 1:-1, 1:-1], target[..., 1:-1, 1:-1])
+        latent = F.mse_loss(latents.float()[: len(target), :, 1:-1, 1:-1], target[..., 1:-1, 1:-1])
         pixel = (decoded - pictures).abs().mean()
         square = F.mse_loss(decoded, pictures)
         edges = sum((decoded.diff(dim=axis) - pictures.diff(dim=axis)).abs().mean() for axis in (2, 3))

@@ -106,6 +106,11 @@ class MotionTask:
             std = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=w)) + 1e-4
             getattr(model, f"{name}_mean").copy_(torch.from_numpy(mean if name != "pose" else np.zeros(N_POSE)))
             getattr(model, f"{name}_std").copy_(torch.from_numpy(std))
+        # A talker who was recorded hundreds of times sat still for it: heads move as the other clips' do.
+        few = [i for i, clip in enumerate(clips) if len(self.sampler.by_identity[clip.identity]) < 50]
+        if few:
+            lively = model.normalise(torch.from_numpy(np.median(self.styles[few], axis=0)), "style")
+            model.default_style[N_EXPRESSION_STYLE:] = lively[N_EXPRESSION_STYLE:]
 
     def _channel_weights(self) -> Tensor:
         """Loss weight of each coefficient: z-scored ones count by their share of visible motion, mouth double."""

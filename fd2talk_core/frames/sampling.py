@@ -1,0 +1,195 @@
+"""Stage 2 sampling: a motion clip and an appearance become frames, in few diffusion steps from the geometric warp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from ..device import autocast
+from ..errors import UserError
+from ..face.geometry import dense_flow, head_coordinates, region_masks, warp
+from ..face.model import FaceModel
+from ..motion.clip import MotionClip
+from .appearance import Appearance
+from .autoencoder import LATENT_FACTOR
+from .model import FrameModel
+
+FLOW_CHANNEL_SCALE = 8.0  # brings displacements, in shares of the crop, to about one
+
+
+def make_guide(
+    face_model: FaceModel, alpha: torch.Tensor, beta: torch.Tensor, pose: torch.Tensor, flow: torch.Tensor, cells: int
+) -> torch.Tensor:
+    """Guide channels of target frames: masks (4), flow (2), head coordinates (2) -> (N, 8, cells, cells)."""
+    landmarks = face_model.landmarks(alpha.expand(len(beta), -1), beta, pose, 1.0)
+    masks = region_masks(landmarks, cells)
+    small = torch.nn.functional.interpolate(flow, size=(cells, cells), mode="area")
+    return torch.cat([masks, small * FLOW_CHANNEL_SCALE, head_coordinates(pose, cells)], 1)
+
+
+def make_reference(
+    face_model: FaceModel, latent: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor, pose: torch.Tensor
+) -> torch.Tensor:
+    """Input of the appearance encoder: latent, masks and head coordinates of the reference (1, 22, h, w)."""
+    cells = latent.shape[-1]
+    landmarks = face_model.landmarks(alpha[None], beta[None], pose[None], 1.0)
+    return torch.cat([latent, region_masks(landmarks, cells), head_coordinates(pose[None], cells)], 1)
+
+
+def motion_windows(values: torch.Tensor, indices: torch.Tensor, radius: int) -> torch.Tensor:
+    """Windows around frames, the ends repeated: (T, C), (N,) -> (N, 2 radius + 1, C)."""
+    steps = torch.arange(-radius, radius + 1)
+    return values[(indices[:, None] + steps).clamp(0, len(values) - 1)]
+
+
+class FrameSampler:
+    """One appearance under one model: what depends on the reference only is computed once, then frames in batches."""
+
+    def __init__(self, model: FrameModel, face_model: FaceModel, appearance: Appearance, dtype: torch.dtype | None = None):
+        for name, found in (("portrait", appearance.face_model), ("frame model", model.face_model_hash)):
+            if found != face_model.hash:
+                raise UserError(
+                    f"The {name} was made for another face model ({found} instead of {face_model.hash}). "
+                    "Make it again with the models that are loaded now."
+                )
+        self.model, self.face_model, self.appearance, self.dtype = model, face_model, appearance, dtype
+        self.device = next(model.parameters()).device
+        self.crop = appearance.crop.to(self.device)
+        with torch.no_grad(), autocast(self.device, dtype):
+            latent = model.autoencoder.encode(self.crop[None]).float().cpu()
+            reference = make_reference(face_model, latent, appearance.alpha, appearance.beta, appearance.pose)
+            self.appearance_tokens = model.appearance_encoder(reference.to(self.device))
+
+    def _latents(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.model.autoencoder.encode(pictures.contiguous(memory_format=torch.channels_last)).float()
+
+    def geometry(self, beta: torch.Tensor, pose: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoded warps (N, 16, h, w) and guide channels (N, 8, h, w) of target frames."""
+        look = self.appearance
+        flow = dense_flow(self.face_model, look.alpha, (look.beta, look.pose), (beta, pose))
+        guide = make_guide(self.face_model, look.alpha, beta, pose, flow, look.size // LATENT_FACTOR)
+        if not self.model.config.geometry:
+            nothing = torch.zeros(len(beta), 16, look.size // LATENT_FACTOR, look.size // LATENT_FACTOR)
+            return nothing.to(self.device), torch.zeros_like(guide).to(self.device)
+        return self._latents(warp(self.crop, flow.to(self.device))), guide.to(self.device)
+
+    @torch.no_grad()
+    def latents(
+        self,
+        motion: MotionClip,
+        indices: torch.Tensor,
+        noise: torch.Tensor,
+        steps: int,
+        motion_guidance: float,
+        appearance_guidance: float,
+    ) -> torch.Tensor:
+        """Sample latents (N, 16, h, w) of the frames `indices` of a clip."""
+        model, look = self.model, self.appearance
+        radius = model.config.motion_radius
+        expression = motion_windows(motion.expression, indices, radius)
+        offset = motion_windows(motion.pose, indices, radius)
+        with autocast(self.device, self.dtype):
+            warped, guide = self.geometry(expression[:, radius], look.pose + offset[:, radius])
+            count = len(indices)
+            parts = (expression, offset, look.beta.expand(count, -1), look.pose.expand(count, -1))
+            tokens = model.motion_encoder(*(part.to(self.device) for part in parts))
+            null_tokens = model.motion_encoder.null.expand_as(tokens)
+            null_appearance = [null.expand_as(grid) for null, grid in zip(
+                model.appearance_encoder.null, self.appearance_tokens, strict=True)]  # fmt: skip
+
+            def predict(x: torch.Tensor, level: torch.Tensor, motion_on: bool, appearance_on: bool) -> torch.Tensor:
+                return model.unet(
+                    x.contiguous(memory_format=torch.channels_last), level, warped, guide,
+                    tokens if motion_on else null_tokens,
+                    self.appearance_tokens if appearance_on else null_appearance, count,
+                ).float()  # fmt: skip
+
+            scheduler = FlowMatchEulerDiscreteScheduler()
+            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist(), device=self.device)
+            x = noise.to(self.device).expand(count, -1, -1, -1)
+            for index, time in enumerate(scheduler.timesteps):
+                sigma = scheduler.sigmas[index]
+                level = sigma.expand(count)
+                clean = predict(x, level, True, True)
+                if motion_guidance != 1 or appearance_guidance != 1:
+                    # Incremental guidance over both conditions (E20 of the reference), in x0 form.
+                    neither, look_only = predict(x, level, False, False), predict(x, level, False, True)
+                    clean = (
+                        neither
+                        + appearance_guidance * (look_only - neither)
+                        + motion_guidance * (clean - look_only)
+                    )
+                x = scheduler.step((x - clean) / sigma, time, x).prev_sample
+        return warped + model.residual_scale * x
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents -> float32 pictures (N, size, size, 3) in 0..1 on the CPU."""
+        with autocast(self.device, self.dtype):
+            pictures = self.model.autoencoder.decode(latents.contiguous(memory_format=torch.channels_last))
+        return pictures.float().clamp(0, 1).permute(0, 2, 3, 1).cpu()
+
+
+def sample_frames(
+    model: FrameModel,
+    face_model: FaceModel,
+    appearance: Appearance,
+    motion: MotionClip,
+    *,
+    steps: int = 2,
+    motion_guidance: float = 1.0,
+    appearance_guidance: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+    start: int = 0,
+    dtype: torch.dtype | None = None,
+) -> Iterator[torch.Tensor]:
+    """Generate the frames of a motion clip, batch by batch.
+
+    Every frame starts from the same noise, and depends on the reference and its own motion window only, never on
+    generated frames. So nothing drifts, and a render that resumes at `start` gives the frames it would have given.
+
+    Args:
+        steps: diffusion steps per frame (1..50); 2 is the shipped model's default.
+        motion_guidance, appearance_guidance: guidance scales of the two conditions; 1 = off and fastest.
+        progress: called with (frames done, frames in all) after each batch; may raise to cancel.
+        dtype: autocast precision; None picks what is fast on the model's device.
+
+    Yields float32 (b, size, size, 3) in 0..1 on the CPU.
+    """
+    if not 1 <= steps <= 50:
+        raise UserError(f"{steps} diffusion steps are not possible. Choose between 1 and 50.")
+    motion.check(face_model.hash)
+    sampler = FrameSampler(model, face_model, appearance, dtype)
+    cells = appearance.size // LATENT_FACTOR
+    noise = torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(seed))
+    for first in range(start, len(motion), batch_size):
+        indices = torch.arange(first, min(first + batch_size, len(motion)))
+        yield sampler.decode(
+            sampler.latents(motion, indices, noise, steps, motion_guidance, appearance_guidance)
+        )
+        if progress:
+            progress(int(indices[-1]) + 1, len(motion))
+
+
+@torch.no_grad()
+def geometry_only_frames(
+    model: FrameModel,
+    face_model: FaceModel,
+    appearance: Appearance,
+    motion: MotionClip,
+    *,
+    batch_size: int = 8,
+    dtype: torch.dtype | None = None,
+) -> Iterator[torch.Tensor]:
+    """The warp through the autoencoder without the UNet: what stage 2 has to beat."""
+    sampler = FrameSampler(model, face_model, appearance, dtype)
+    for first in range(0, len(motion), batch_size):
+        rows = slice(first, min(first + batch_size, len(motion)))
+        with autocast(sampler.device, dtype):
+            warped, _ = sampler.geometry(motion.expression[rows], appearance.pose + motion.pose[rows])
+        yield sampler.decode(warped)

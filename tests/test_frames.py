@@ -1,0 +1,192 @@
+"""Stage 2's networks and sampler, with small random networks where weights do not matter."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fd2talk_core.errors import UserError
+from fd2talk_core.face.model import FaceModel
+from fd2talk_core.frames.appearance import Appearance, crop_for, square_crop
+from fd2talk_core.frames.autoencoder import Autoencoder, AutoencoderConfig
+from fd2talk_core.frames.conditions import AppearanceEncoder, MotionEncoder
+from fd2talk_core.frames.model import FrameModel
+from fd2talk_core.frames.sampling import FrameSampler, geometry_only_frames, motion_windows, sample_frames
+from fd2talk_core.frames.unet import FrameUNet, UNetConfig
+from fd2talk_core.motion.clip import MotionClip
+
+SIZE = 64
+SMALL = {"widths": (16, 16, 24), "heads": 2, "token_width": 16, "embed_width": 16, "motion_radius": 2}
+
+
+def small_config(**changes):
+    return UNetConfig(**(SMALL | {"appearance_width": 16} | changes))
+
+
+@pytest.fixture(scope="module")
+def face():
+    return FaceModel.load()
+
+
+def random_model(face, **changes):
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(AutoencoderConfig((16, 16), (1, 1), (16, 16), (1, 1)))
+    model = FrameModel(small_config(**changes), autoencoder, face.exp_std, 0.5, face.hash)
+    for parameter in model.unet.parameters():  # wake up what starts at zero
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model(face):
+    return random_model(face)
+
+
+@pytest.fixture
+def appearance(face):
+    generator = torch.Generator().manual_seed(0)
+    picture = (torch.rand(SIZE, SIZE, 3, generator=generator) * 255).byte().numpy()
+    pose = torch.tensor([0.05, -0.1, 0.0, 0.0, 0.1, -1.3])
+    alpha, beta = torch.randn(80, generator=generator) * face.id_std, torch.zeros(64)
+    return Appearance(
+        picture, (0, 0, SIZE), SIZE, square_crop(picture, (0, 0, SIZE), SIZE),
+        face.landmarks(alpha, beta, pose, SIZE), alpha, beta, pose, 1.0, face.hash,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def motion(face):
+    generator = torch.Generator().manual_seed(5)
+    return MotionClip(
+        expression=torch.randn(7, 64, generator=generator) * face.exp_std,
+        pose=torch.randn(7, 6, generator=generator) * 0.03,
+        fps=25.0,
+        face_model=face.hash,
+    )
+
+
+def render(model, face, appearance, motion, **options):
+    return torch.cat(list(sample_frames(model, face, appearance, motion, dtype=torch.float32, **options)))
+
+
+@pytest.mark.parametrize("temporal", [False, True])
+def test_unet_keeps_the_latent_shape_at_both_sizes(temporal):
+    config = small_config(temporal=temporal)
+    unet = FrameUNet(config)
+    for cells in (8, 16):
+        tokens = [torch.randn(1, (cells // 2) ** 2, 16), torch.randn(1, (cells // 4) ** 2, 32)]
+        latent, guide = torch.randn(4, 16, cells, cells), torch.randn(4, 8, cells, cells)
+        out = unet(latent, torch.rand(4), latent, guide, torch.randn(4, 5, 16), tokens, frames=4)
+        assert out.shape == latent.shape
+        assert out.abs().max() == 0  # untrained, it trusts the warp
+
+
+def test_appearance_tokens_match_what_the_unet_attends_to():
+    tokens = AppearanceEncoder(small_config())(torch.randn(2, 22, 16, 16))
+    assert [tuple(t.shape) for t in tokens] == [(2, 64, 16), (2, 16, 32)]
+
+
+def test_motion_tokens_depend_on_the_whole_window(face):
+    torch.manual_seed(0)
+    encoder = MotionEncoder(small_config(), face.exp_std)
+    parts = [torch.randn(1, 5, 64), torch.randn(1, 5, 6), torch.randn(1, 64), torch.randn(1, 6)]
+    first = encoder(*parts)
+    parts[0] = parts[0].clone()
+    parts[0][:, 0] += 1
+    assert first.shape == (1, 5, 16)
+    assert not torch.allclose(first, encoder(*parts))
+
+
+def test_windows_repeat_the_ends():
+    values = torch.arange(4.0)[:, None]
+    windows = motion_windows(values, torch.tensor([0, 3]), 2)
+    assert windows[..., 0].tolist() == [[0, 0, 0, 1, 2], [1, 2, 3, 3, 3]]
+
+
+def test_same_seed_same_frames_whatever_the_batch(model, face, appearance, motion):
+    one = render(model, face, appearance, motion, seed=3, batch_size=7)
+    other = render(model, face, appearance, motion, seed=3, batch_size=2)
+    assert one.shape == (7, SIZE, SIZE, 3)
+    assert torch.allclose(one, other, atol=1e-4)
+    assert not torch.allclose(one, render(model, face, appearance, motion, seed=4), atol=1e-4)
+
+
+def test_resuming_gives_the_same_frames(model, face, appearance, motion):
+    whole = render(model, face, appearance, motion)
+    assert torch.allclose(whole[4:], render(model, face, appearance, motion, start=4), atol=1e-4)
+
+
+def test_motion_and_appearance_both_matter(model, face, appearance, motion):
+    sampler = FrameSampler(model, face, appearance, torch.float32)
+    noise, rows = torch.zeros(1, 16, 8, 8), torch.arange(2)
+    plain = sampler.latents(motion, rows, noise, 2, 1.0, 1.0)
+    assert not torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 2.0, 1.0), atol=1e-4)
+    assert not torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 1.0, 2.0), atol=1e-4)
+    assert torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 1.0 + 1e-7, 1.0), atol=1e-3)
+
+
+def test_pure_form_ignores_the_warp(face, appearance, motion):
+    pure = random_model(face, geometry=False)
+    sampler = FrameSampler(pure, face, appearance, torch.float32)
+    warped, guide = sampler.geometry(motion.expression[:2], appearance.pose + motion.pose[:2])
+    assert warped.abs().max() == 0 and guide.abs().max() == 0
+
+
+def test_progress_counts_frames_and_can_cancel(model, face, appearance, motion):
+    seen = []
+
+    def progress(done, total):
+        seen.append((done, total))
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render(model, face, appearance, motion, batch_size=2, progress=progress)
+    assert seen == [(2, 7), (4, 7)]
+
+
+def test_motion_of_another_face_model_is_refused(model, face, appearance, motion):
+    motion.face_model = "0" * 16
+    with pytest.raises(UserError, match="face model"):
+        render(model, face, appearance, motion)
+
+
+def test_impossible_steps_are_refused(model, face, appearance, motion):
+    with pytest.raises(UserError, match="between 1 and 50"):
+        render(model, face, appearance, motion, steps=0)
+
+
+def test_save_and_load_give_the_same_frames(model, face, appearance, motion, tmp_path):
+    model.autoencoder.save(tmp_path / "ae.safetensors", {})
+    model.save(tmp_path / "frames.safetensors", {"steps": 1})
+    again = FrameModel.load(tmp_path / "frames.safetensors", tmp_path / "ae.safetensors")
+    first, second = (render(m, face, appearance, motion) for m in (model, again))
+    assert (first - second).abs().max() < 0.05  # weights are stored in half precision
+
+
+def test_crop_is_twice_the_face_and_inside_the_picture():
+    landmarks = torch.tensor([[300.0, 200.0, 0.0], [400.0, 320.0, 0.0]]).numpy()
+    x0, y0, side = crop_for(landmarks, 1000, 800)
+    assert side == 240 and (x0 + side / 2, y0 + side / 2) == (350, 260)
+    x0, y0, side = crop_for(landmarks, 420, 800)
+    assert x0 + side <= 420
+
+
+def test_shipped_weights_beat_the_warp_on_the_demo_face(face):
+    """With the mouth opened, the trained UNet must put something darker than stretched lips into it."""
+    from fd2talk_core.face.tracker import FaceTracker
+    from fd2talk_core.frames.appearance import encode_portrait
+    from fd2talk_core.video.reading import read_picture
+
+    picture = read_picture(Path(__file__).parents[1] / "assets" / "portrait.png")
+    look = encode_portrait(picture, FaceTracker.load(), face)
+    beta = look.beta + face.controls["jaw_open"] * 0.5
+    clip = MotionClip(expression=beta[None], pose=torch.zeros(1, 6), fps=25.0, face_model=face.hash)
+    shipped = FrameModel.load()
+    ours = torch.cat(list(sample_frames(shipped, face, look, clip)))[0]
+    warp_only = torch.cat(list(geometry_only_frames(shipped, face, look, clip)))[0]
+    points = face.landmarks(look.alpha, beta, look.pose, 256)
+    x, y = ((points[13] + points[14]) / 2)[:2].round().int().tolist()
+    mouth = slice(y - 2, y + 3), slice(x - 6, x + 7)
+    assert ours[mouth].mean() < warp_only[mouth].mean() - 0.05
