@@ -117,30 +117,35 @@ class SampleFrames(io.ComfyNode):
         progress = progress_bar()
         progress(0, total)
         done = 0
-        while done < total:
-            try:
-                for frames in sample_frames(
-                    network,
-                    frame_model.face_model,
-                    appearance,
-                    motion,
-                    steps=steps,
-                    motion_guidance=motion_guidance,
-                    appearance_guidance=appearance_guidance,
-                    seed=seed,
-                    batch_size=batch,
-                    start=done,
-                    dtype=frame_model.dtype,
-                ):
-                    result[done : done + len(frames)] = frames.to(result.device, result.dtype)
-                    done += len(frames)
-                    progress(done, total)
-            except mm.OOM_EXCEPTION:
-                if batch == 1:
-                    raise
-                batch //= 2
-                log.warning("not enough graphics memory; going on with %d frames at once", batch)
-                mm.soft_empty_cache()
+        # A batch of many steps takes long on a CPU; this way a cancel is seen at every step.
+        hook = network.unet.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
+        try:
+            while done < total:
+                try:
+                    for frames in sample_frames(
+                        network,
+                        frame_model.face_model,
+                        appearance,
+                        motion,
+                        steps=steps,
+                        motion_guidance=motion_guidance,
+                        appearance_guidance=appearance_guidance,
+                        seed=seed,
+                        batch_size=batch,
+                        start=done,
+                        dtype=frame_model.dtype,
+                    ):
+                        result[done : done + len(frames)] = frames.to(result.device, result.dtype)
+                        done += len(frames)
+                        progress(done, total)
+                except mm.OOM_EXCEPTION:
+                    if batch == 1:
+                        raise
+                    batch //= 2
+                    log.warning("not enough graphics memory; going on with %d frames at once", batch)
+                    mm.soft_empty_cache()
+        finally:
+            hook.remove()
         return io.NodeOutput(result, motion.fps)
 
 

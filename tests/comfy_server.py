@@ -60,7 +60,7 @@ class ComfyServer:
             self.process = subprocess.Popen(
                 [str(part) for part in command], cwd=COMFYUI_DIR, env=environment(), stdout=log, stderr=log
             )
-        self._wait_until_up(180)
+        self._wait_until_up(300)
 
     @property
     def log(self) -> str:
