@@ -19,7 +19,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"The device '{name}' is not available here. Use cpu, or auto to let FD2Talk choose.") from error
+        raise UserError(f"The device '{name}' is not available here. Use cpu, or auto to have one chosen.") from error
     return device
 
 

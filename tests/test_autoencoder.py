@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from fd2talk_core.errors import UserError
-from fd2talk_core.frames.autoencoder import Autoencoder
 from fd2talk_core.frames.appearance import square_crop
+from fd2talk_core.frames.autoencoder import Autoencoder
 from fd2talk_core.training.autoencoder import load_taef1
 from fd2talk_core.video.reading import read_picture
 

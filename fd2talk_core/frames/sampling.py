@@ -48,7 +48,9 @@ def motion_windows(values: torch.Tensor, indices: torch.Tensor, radius: int) -> 
 class FrameSampler:
     """One appearance under one model: what depends on the reference only is computed once, then frames in batches."""
 
-    def __init__(self, model: FrameModel, face_model: FaceModel, appearance: Appearance, dtype: torch.dtype | None = None):
+    def __init__(
+        self, model: FrameModel, face_model: FaceModel, appearance: Appearance, dtype: torch.dtype | None = None
+    ):
         for name, found in (("portrait", appearance.face_model), ("frame model", model.face_model_hash)):
             if found != face_model.hash:
                 raise UserError(

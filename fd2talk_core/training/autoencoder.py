@@ -70,7 +70,7 @@ def _to_float(pictures: np.ndarray) -> torch.Tensor:
 
 
 class AutoencoderTask:
-    """Reconstruction through the student's own and through the teacher's latents, with latents pulled to the teacher's."""
+    """Reconstruction through the student's own and through the teacher's latents, latents pulled to the teacher's."""
 
     name = "autoencoder"
 

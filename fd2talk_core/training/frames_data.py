@@ -81,7 +81,8 @@ def clip_pairs(
         points = face.landmarks(fit.alpha.expand(len(own), -1), *target, 1.0)[..., :2]
         centres = [points[:, list(group)].mean(1) for group in (LIPS_OUTER, EYE_RIGHT, EYE_LEFT)]
         values = (
-            encoded[1], encoded[2], make_guide(face, fit.alpha, *target, flow, CELLS), look.expand(len(own), -1, -1, -1),
+            encoded[1], encoded[2], make_guide(face, fit.alpha, *target, flow, CELLS),
+            look.expand(len(own), -1, -1, -1),
             motion_windows(fit.beta, own, radius), motion_windows(fit.pose - start[1], own, radius),
             start[0].expand(len(own), -1), start[1].expand(len(own), -1), torch.stack(centres, 1), pixels,
         )  # fmt: skip
@@ -91,7 +92,8 @@ def clip_pairs(
 
 
 def build_pairs(
-    folders: list[Path], cache: Path, held_back: bool, pairs: int, face: FaceModel, autoencoder: Autoencoder, radius: int
+    folders: list[Path], cache: Path, held_back: bool, pairs: int, face: FaceModel, autoencoder: Autoencoder,
+    radius: int,
 ) -> dict[str, np.ndarray]:
     """Pairs of all clips as memory-mapped arrays; about `pairs` of them, made once.
 

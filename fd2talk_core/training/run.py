@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from ..errors import UserError
-from .loop import TrainSettings, train as run_loop
+from .loop import TrainSettings
+from .loop import train as run_loop
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ def _open(path: str | Path) -> av.container.InputContainer:
         return av.open(str(path))
     except (OSError, av.error.FFmpegError) as error:
         raise UserError(
-            f"The file {Path(path).name} cannot be read as a video ({error}). Check that it plays, or convert it to MP4."
+            f"The file {Path(path).name} cannot be read as a video ({error}). Check that it plays, or convert it."
         ) from error
 
 
