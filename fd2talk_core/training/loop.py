@@ -122,7 +122,8 @@ class _State:
             tensors[f"ema.{index}"] = shadow
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
-        counters = {"step": self.step, "seconds": self.seconds, "best": self.best, "ema_step": self.ema.optimization_step}
+        counters = {"step": self.step, "seconds": self.seconds, "best": self.best}
+        counters["ema_step"] = self.ema.optimization_step
         partial = path.with_suffix(".partial")
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"counters": json.dumps(counters)})
         partial.replace(path)
@@ -221,8 +222,8 @@ def train(task: Task, settings: TrainSettings, run: Path, export_to: Path | None
         state.seconds = spent + time.monotonic() - started
         if state.step % settings.log_steps == 0:
             text = " ".join(f"{k} {float(v):.4g}" for k, v in numbers.items())
-            log.info("%s step %d %.1f min: loss %.5f %s", task.name, state.step, state.seconds / 60, float(loss), text)
-            board.add_scalar("train/loss", float(loss), state.step)
+            log.info("%s step %d %.1f min: loss %.5f %s", task.name, state.step, state.seconds / 60, loss.item(), text)
+            board.add_scalar("train/loss", loss.item(), state.step)
             for name, value in numbers.items():
                 board.add_scalar(f"train/{name}", float(value), state.step)
         if state.seconds - validated > settings.validate_minutes * 60:
