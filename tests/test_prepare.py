@@ -8,12 +8,15 @@ import av
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from fd2talk_core.errors import UserError
 from fd2talk_core.face.landmarks import inter_ocular_distance
+from fd2talk_core.face.model import FaceModel
 from fd2talk_core.prepare import run
+from fd2talk_core.prepare.coefficients import add_coefficients
 from fd2talk_core.prepare.labels import FrameLabels
 from fd2talk_core.prepare.quality import audio_envelope, lagged_correlation, quality_flags
 
@@ -181,3 +184,24 @@ def test_crop_is_square_even_and_inside():
     assert side % 2 == 0 and 0 <= x0 <= 400 - side and 0 <= y0 <= 300 - side
     assert side == pytest.approx(200, abs=6)
     assert run.choose_crop(labels_of(points), 220, 220) == (0, 0, 220)
+
+
+def test_coefficients_are_stored_and_follow_the_face_model(tmp_path):
+    face = FaceModel.load()
+    generator = torch.Generator().manual_seed(0)
+    beta = torch.randn(4, 64, generator=generator) * face.exp_std
+    pose = torch.tensor([[0.1, -0.2, 0.05, 0.1, 0.0, -1.2]]).repeat(4, 1)
+    landmarks = face.landmarks(torch.zeros(4, 80), beta, pose, 1.0).numpy()
+    valid = np.array([True, True, False, True])
+    path = tmp_path / "clip.safetensors"
+    save_file({"landmarks": landmarks, "valid": valid}, path, {"format": run.FORMAT, "row": "{}"})
+    assert add_coefficients(path, face)
+    tensors = load_file(path)
+    again = face.landmarks(
+        torch.from_numpy(tensors["alpha"]).expand(4, -1), torch.from_numpy(tensors["beta"]),
+        torch.from_numpy(tensors["pose"]), 1.0,
+    )  # fmt: skip
+    assert np.abs(again.numpy() - landmarks)[valid, :, :2].mean() < 0.003
+    assert not tensors["beta"][2].any()
+    assert not add_coefficients(path, face)  # nothing to do the second time
+    assert run._finished_row(path) == {}

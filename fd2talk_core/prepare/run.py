@@ -18,9 +18,12 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from ..audio.loading import load_audio, to_mono_16k
+from ..checkpoint import default_weights
 from ..errors import UserError
 from ..face.landmarks import face_box
+from ..face.model import FaceModel
 from ..video.reading import PICTURE_SUFFIXES, VIDEO_SUFFIXES, iter_frames, read_picture
+from .coefficients import add_coefficients
 from .labels import FaceLabeller, FrameLabels
 from .quality import quality_flags
 
@@ -137,6 +140,7 @@ def prepare(
     size: int = 256,
     workers: int | None = None,
     metadata: Path | None = None,
+    face_model: Path | None = None,
 ) -> list[dict]:
     """Prepare every video and still below `source` into `target`; finished clips are skipped, so it resumes.
 
@@ -144,7 +148,9 @@ def prepare(
     valid (T,), audio int16 16 kHz) with `<name>.mp4` or `.png`, and `manifest.csv`. Files that cannot be used are
     listed in `failed.csv` with the reason. `metadata` is a CSV file whose columns (identity, lip_sync, origin, kind,
     licence, ...) are added to the manifest rows of the files named in its column `file`; a column that was measured
-    here wins over one of the same name. Returns the manifest's rows.
+    here wins over one of the same name. Every clip also gets its coefficients (alpha (80,), beta (T, 64), pose (T, 6))
+    in `face_model`, by default the shipped one; when that has changed, running again fits them anew. Returns the
+    manifest's rows.
     """
     known = read_metadata(metadata) if metadata else {}
     suffixes = PICTURE_SUFFIXES | VIDEO_SUFFIXES
@@ -169,6 +175,12 @@ def prepare(
                 log.warning("skipped %s: %s", jobs[job].name, error)
                 failed.append({"source": str(jobs[job]), "reason": str(error)})
     rows = sorted((known.get(row["source"], {}) | row for row in rows), key=lambda row: row["clip"])
+    # Before the first face model is built there is none to fit; its building starts from landmarks alone.
+    face_model = face_model or default_weights("face_model")
+    if face_model.is_file():
+        face = FaceModel.load(face_model)
+        for row in tqdm(rows, desc="coefficients", unit="clip"):
+            add_coefficients(target / f"{row['clip']}.safetensors", face)
     _write_csv(target / "manifest.csv", rows)
     _write_csv(target / "failed.csv", failed)
     return rows
