@@ -22,6 +22,7 @@ from .face.model import FaceModel
 from .face.tracker import FaceTracker
 from .frames.appearance import encode_portrait
 from .frames.composite import Compositor
+from .frames.detail import DetailLayer
 from .frames.model import FrameModel
 from .frames.sampling import sample_frames
 from .motion.clip import MotionClip
@@ -139,11 +140,12 @@ def talk(
         clip = _fitted(clip, fps, report.frames, report.notes)
         if save_motion:
             report.notes.append(f"The motion is saved in {clip.save(save_motion)}.")
-    compositor = Compositor(appearance, device) if paste else None
+    compositor = Compositor(appearance) if paste else None
+    detail = DetailLayer(face_model, appearance) if paste else None
     height, width = picture.shape[:2] if paste else (size, size)
     key = _fingerprint(picture, clip, seed, steps, size, paste, device)
     with SegmentedWriter(out, rate_of_video, (width, height), key) as writer:
-        report.resumed = writer.frames_done
+        report.resumed = made = writer.frames_done
         if report.resumed:
             report.notes.append(f"An interrupted render went on after frame {report.resumed}.")
         with stage("frames"):
@@ -157,21 +159,16 @@ def talk(
                 progress=progress,
                 start=report.resumed,
             ):
-                for finished in _finished_pictures(frames, compositor):
-                    writer.write(finished)
+                for frame in frames:
+                    if compositor is None:
+                        writer.write(frame[None])
+                    else:  # one by one, because a portrait may have many megapixels
+                        writer.write(compositor.paste(frame[None], detail(clip, made, 1)))
+                    made += 1
         with stage("join"):
             writer.finish(samples, rate)
     report.peak_memory_mb = peak_memory_mb()
     return report
-
-
-def _finished_pictures(frames: torch.Tensor, compositor: Compositor | None) -> Iterator[torch.Tensor]:
-    """Frames as they go into the video; one by one when pasted, because a portrait may have many megapixels."""
-    if compositor is None:
-        yield frames
-        return
-    for frame in frames:
-        yield compositor.paste(frame[None])
 
 
 def peak_memory_mb() -> float | None:
