@@ -18,6 +18,7 @@ from .landmarks import (
     LIPS_INNER,
     LIPS_OUTER,
     N_VERTICES,
+    eye_opening,
 )
 from .model import FaceModel, rotation_matrix
 
@@ -32,20 +33,27 @@ SOFTENING, ANCHOR_SOFTENING = 2e-5, 1.5e-3
 _CONTOURS = LIPS_OUTER + LIPS_INNER + EYE_RIGHT + EYE_LEFT + IRIS_RIGHT + IRIS_LEFT + FACE_OVAL + BROW_RIGHT + BROW_LEFT
 FLOW_VERTICES = sorted(set(_CONTOURS) | set(range(0, N_VERTICES, 3)))
 FLOW_OVAL = FACE_OVAL[::2]
+_IRIS = [FLOW_VERTICES.index(i) for i in IRIS_RIGHT + IRIS_LEFT]
+# Eye openings between which the irises fade out of the flow; behind closing lids they would hold the eye open.
+IRIS_HIDDEN, IRIS_SEEN = 0.08, 0.2
 MASKS = ("lips", "mouth", "eyes", "face")
 
 
-def control_points(model: FaceModel, alpha: torch.Tensor, beta: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
+def control_points(
+    model: FaceModel, alpha: torch.Tensor, beta: torch.Tensor, pose: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Points that carry the flow: face vertices, and rings around the face oval that are rigid with the head.
 
-    alpha (80,), beta (N, 64), pose (N, 6) -> (N, P, 2) in shares of the crop's side (0..1 inside).
+    alpha (80,), beta (N, 64), pose (N, 6) -> points (N, P, 2) in shares of the crop's side (0..1 inside), and how
+    open the eyes are (N,).
     """
-    vertices = model.vertices(alpha.expand(len(beta), -1), beta)[:, FLOW_VERTICES]
+    full = model.vertices(alpha.expand(len(beta), -1), beta)
+    vertices = full[:, FLOW_VERTICES]
     oval = model.vertices(alpha, torch.zeros_like(beta[0]))[list(FLOW_OVAL)]
     centre = oval.mean(0)
     rings = torch.cat([centre + (oval - centre) * factor for factor in RINGS])
     points = torch.cat([vertices, rings.expand(len(beta), -1, -1)], 1)
-    return model.project(points, pose, 1.0)[..., :2]
+    return model.project(points, pose, 1.0)[..., :2], eye_opening(full)
 
 
 def _ring_weights(model: FaceModel) -> torch.Tensor:
@@ -82,8 +90,8 @@ def dense_flow(
 
     Returns backward displacements (N, 2, grid, grid) as x, y in shares of the crop's side.
     """
-    source = control_points(model, alpha, reference[0][None], reference[1][None])  # (1, P, 2)
-    points = control_points(model, alpha, *target)  # (N, P, 2)
+    source, _ = control_points(model, alpha, reference[0][None], reference[1][None])  # (1, P, 2)
+    points, opening = control_points(model, alpha, *target)  # (N, P, 2)
     weight = torch.cat([torch.ones(len(FLOW_VERTICES)), _ring_weights(model)]).to(points)
     shift = (source - points) * weight[:, None]
     points = source - shift
@@ -100,7 +108,10 @@ def dense_flow(
         - 2 * cells @ points.transpose(1, 2)
     )  # (N, grid^2, P)
     weights = squared.clamp(min=SOFTENING / 2).square_().reciprocal_()
-    flow = weights @ torch.cat([shift, torch.ones_like(shift[..., :1])], -1)
+    strength = torch.ones_like(shift[..., :1])
+    seen = ((opening - IRIS_HIDDEN) / (IRIS_SEEN - IRIS_HIDDEN)).clamp(1e-3, 1)
+    strength[:, _IRIS] = seen[:, None, None]
+    flow = weights @ torch.cat([shift * strength, strength], -1)
     flow = flow[..., :2] / flow[..., 2:]
     return flow.transpose(1, 2).reshape(len(points), 2, grid, grid)
 

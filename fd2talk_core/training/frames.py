@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from ..device import autocast
+from ..face.landmarks import eye_opening, mouth_opening
 from ..face.model import FaceModel
 from ..frames.autoencoder import LATENT_FACTOR, Autoencoder
 from ..frames.model import FrameModel
@@ -26,6 +27,8 @@ MARGIN = 8  # pixels at the patch's edge that lack context and do not count
 MASK_WEIGHTS = (3.0, 4.0, 3.0, 1.0)  # lips, mouth opening, eyes, face; on top of 1 everywhere
 PURE_NOISE_SHARE = 0.4  # few-step sampling starts there, so it is trained more than its share
 DROP = 0.1
+# Closing eyes and opening mouths are rare in video, and what the warp does worst: such pairs come more often.
+BLINK_FACTOR, SPEECH_FACTOR = 6.0, 2.0
 
 
 def _patches(maps: torch.Tensor, corners: torch.Tensor, side: int) -> torch.Tensor:
@@ -47,12 +50,28 @@ class FramesTask:
         self.held = build_pairs(folders, cache / "valid", True, 240, face, frozen, radius)
         residual = self.data["target"][::20].astype(np.float32) - self.data["warped"][::20].astype(np.float32)
         self.scale = float(residual.std())
+        self.blinks, speaks = self._events(face)
+        chance = 1 + (BLINK_FACTOR - 1) * self.blinks + (SPEECH_FACTOR - 1) * speaks
+        self.chance = chance / chance.sum()
         self.model = FrameModel(UNetConfig(), frozen, face.exp_std, self.scale, face.hash)
         self.model = self.model.to(memory_format=torch.channels_last)
         self.batch_size, self.pixel_weight = batch_size, pixel_weight
         self.decode = frozen.decode
         own = sum(p.numel() for p in self.model.parameters()) - sum(p.numel() for p in frozen.parameters())
+        log.info("%d pairs, %d blinks, %d open mouths", len(speaks), self.blinks.sum(), speaks.sum())
         log.info("%d pairs, residual scale %.3f, %.2f M parameters", len(self.data["pose"]), self.scale, own / 1e6)
+
+    def _events(self, face: FaceModel) -> tuple[np.ndarray, np.ndarray]:
+        """Which pairs (N,) close the eyes, and which open the mouth, from reference to target."""
+        middle = self.data["expression"].shape[1] // 2
+        openings = []
+        for beta in (self.data["expression"][:, middle], self.data["beta"]):
+            parts = torch.from_numpy(beta.astype(np.float32)).split(1024)
+            shapes = [face.vertices(torch.zeros(len(part), 80), part) for part in parts]
+            openings.append([torch.cat([measure(s) for s in shapes]) for measure in (eye_opening, mouth_opening)])
+        (eyes, mouth), (reference_eyes, reference_mouth) = openings
+        blinks = (eyes < 0.65 * reference_eyes) & (reference_eyes > 0.15)
+        return blinks.numpy(), (mouth > reference_mouth + 0.08).numpy()
 
     def _batch(self, source: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, torch.Tensor]:
         batch = {name: torch.from_numpy(np.stack([values[i] for i in rows])) for name, values in source.items()}
@@ -61,7 +80,8 @@ class FramesTask:
     def batches(self) -> Iterator[dict[str, torch.Tensor]]:
         rng = np.random.default_rng()
         while True:
-            batch = self._batch(self.data, rng.integers(0, len(self.data["pose"]), self.batch_size))
+            rows = rng.choice(len(self.chance), self.batch_size, p=self.chance)
+            batch = self._batch(self.data, rows)
             count = len(batch["pose"])
             level = torch.from_numpy(rng.uniform(0.02, 1, count)).float()
             level[torch.from_numpy(rng.random(count) < PURE_NOISE_SHARE)] = 1.0
@@ -70,8 +90,9 @@ class FramesTask:
             drop = torch.from_numpy(rng.random(count))
             batch["drop_motion"] = drop < 2 * DROP
             batch["drop_appearance"] = (drop > DROP) & (drop < 3 * DROP)
-            # Two of three patches look at the mouth, the others at an eye.
-            place = torch.from_numpy(rng.choice(3, count, p=(0.66, 0.17, 0.17)))
+            # Two of three patches look at the mouth, the others at an eye; of blinks, mostly at an eye.
+            places = [rng.choice(3, p=(0.2, 0.4, 0.4) if blink else (0.66, 0.17, 0.17)) for blink in self.blinks[rows]]
+            place = torch.tensor(places)
             centre = batch.pop("centres")[torch.arange(count), place] * CELLS  # (N, 2) as x, y
             jitter = torch.from_numpy(rng.integers(-1, 2, (count, 2)))
             corners = ((centre - PATCH / 2).round().long() + jitter).clamp(0, CELLS - PATCH).flip(1)
