@@ -162,14 +162,22 @@ class PasteBack(io.ComfyNode):
             inputs=[
                 io.Image.Input("frames", tooltip="Face crops from Sample Talking Frames, in their original size."),
                 AppearanceType.Input("appearance", tooltip="The same portrait that the frames were made from."),
+                MotionType.Input(
+                    "motion",
+                    optional=True,
+                    tooltip="Optional: the motion that the frames were made with. Then the fine detail of a large "
+                    "portrait moves with the face, and the result is as sharp as the picture.",
+                ),
             ],
             outputs=[io.Image.Output("images", tooltip="The whole portrait, once per frame.")],
         )
 
     @classmethod
     @explained
-    def execute(cls, frames, appearance) -> io.NodeOutput:
+    def execute(cls, frames, appearance, motion=None) -> io.NodeOutput:
+        from ..fd2talk_core.face.model import FaceModel
         from ..fd2talk_core.frames.composite import Compositor
+        from ..fd2talk_core.frames.detail import DetailLayer
 
         frames = rgb(frames, "frame input")
         if tuple(frames.shape[1:3]) != (appearance.size, appearance.size):
@@ -178,6 +186,12 @@ class PasteBack(io.ComfyNode):
                 f"crop of {appearance.size} x {appearance.size}. Connect frames that Sample Talking Frames made from "
                 "this very portrait."
             )
+        if motion is not None and len(motion) != len(frames):
+            raise UserError(
+                f"There are {len(frames)} frames, but the motion has {len(motion)}. Connect the motion that these "
+                "frames were made with, or none."
+            )
+        detail = DetailLayer(FaceModel.load(), appearance) if motion is not None else None
         height, width = appearance.picture.shape[:2]
         result = frame_store(len(frames), height, width)
         compositor = Compositor(appearance, frames.device)
@@ -185,6 +199,7 @@ class PasteBack(io.ComfyNode):
         for start in range(0, len(frames), PASTE_BATCH):
             progress(start, len(frames))
             part = frames[start : start + PASTE_BATCH].float()
-            result[start : start + len(part)] = compositor.paste(part).to(result.device, result.dtype)
+            fine = detail(motion, start, len(part)) if detail else None
+            result[start : start + len(part)] = compositor.paste(part, fine).to(result.device, result.dtype)
         progress(len(frames), len(frames))
         return io.NodeOutput(result)
