@@ -11,6 +11,7 @@ import torch
 from fd2talk_core.checkpoint import default_weights, save_checkpoint
 from fd2talk_core.errors import UserError
 from fd2talk_core.face.detector import DetectorConfig, FaceDetector, box_iou, decode, suppress_overlaps
+from fd2talk_core.face.landmarks import inter_ocular_distance, mouth_opening
 from fd2talk_core.face.layers import fold_batch_norm
 from fd2talk_core.face.regressor import ANCHORS, LandmarkRegressor, RegressorConfig, spatial_expectation
 from fd2talk_core.face.tracker import (
@@ -23,6 +24,7 @@ from fd2talk_core.face.tracker import (
     roll_of,
     upright_crop,
 )
+from fd2talk_core.video.reading import read_picture
 
 SMALL = {
     "detector": DetectorConfig(size=64, widths=(4, 4, 8, 8, 8)),
@@ -233,3 +235,52 @@ def test_shipped_tracker_sees_no_face_where_there_is_none():
     for picture in (np.full((64, 64, 3), 128, np.uint8), gradient, noise, np.zeros((1, 1, 3), np.uint8)):
         assert tracker.track(picture) == []
     assert list(tracker.track_video([gradient, gradient])) == [None, None]
+
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+@shipped
+@pytest.mark.parametrize("name", ["portrait.png", "portrait_stylised.png"])
+def test_shipped_tracker_follows_the_demo_face_when_the_picture_turns(name):
+    picture = read_picture(ASSETS / name)
+    tracker = FaceTracker.load()
+    faces = tracker.track(picture)
+    assert len(faces) == 1 and faces[0].confidence > 0.9
+    upright = faces[0].landmarks
+    size, angle = picture.shape[0], np.deg2rad(25)
+    planes = cut_crop(as_planes(picture), (size / 2, size / 2), size * 1.3, angle, size)
+    turned = (planes[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    face = tracker.track(turned)[0].landmarks
+    c, s = np.cos(angle), np.sin(angle)
+    back = (face[:, :2] - size / 2) * 1.3 @ np.array([[c, s], [-s, c]]) + size / 2
+    error = np.linalg.norm(back - upright[:, :2], axis=1).mean() / inter_ocular_distance(upright)
+    assert error < 0.03
+    assert mouth_opening(face) == pytest.approx(mouth_opening(upright), abs=0.04)
+
+
+@shipped
+def test_shipped_tracker_finds_a_small_face_in_a_large_picture_and_two_beside_each_other():
+    picture = read_picture(ASSETS / "portrait.png")
+    tracker = FaceTracker.load()
+    small = picture[::4, ::4]
+    large = np.full((1400, 1400, 3), 90, np.uint8)
+    large[900 : 900 + small.shape[0], 200 : 200 + small.shape[1]] = small
+    face, note = tracker.find(large)
+    assert note == "" and 200 < face.box.centre[0] < 200 + small.shape[1] and face.box.centre[1] > 900
+    pair = np.concatenate([picture, picture[:, ::-1]], 1)
+    face, note = tracker.find(pair)
+    assert "2 faces" in note
+    other = tracker.find(pair, index=1)[0]
+    assert face.box.overlap(other.box) == 0
+    with pytest.raises(UserError, match="box contains no face"):
+        tracker.find(pair, box=FaceBox(0, 0, 40, 40))
+
+
+@shipped
+def test_shipped_tracker_follows_a_video():
+    picture = read_picture(ASSETS / "portrait.png")
+    frames = [np.roll(picture, 4 * step, axis=1) for step in range(4)]
+    faces = list(FaceTracker.load().track_video(frames))
+    steps = np.diff([face.box.centre[0] for face in faces])
+    assert steps == pytest.approx(np.full(3, 4.0), abs=1.0)

@@ -18,8 +18,12 @@ from .layers import fold_batch_norm
 from .regressor import LandmarkRegressor, RegressorConfig
 
 MIN_FACE_PIXELS = 48
-DETECTION_THRESHOLD = 0.3
-PRESENCE_THRESHOLD = 0.5
+# The detector is asked for every box it half believes in; the regressor, which knows faces better, decides.
+DETECTION_THRESHOLD = 0.25
+FAINT_THRESHOLD = 0.1
+PRESENCE_THRESHOLD = 0.8
+PRESENCE_MARGIN = 0.02  # ears and flowers beside a face look like faces, but never quite as much
+LOST_BELOW = 0.5  # a face that is already known (marked by the user, or followed) gets more trust
 TILE_FROM = 640
 CROP_FACTOR = 1.5  # side of the regressor's crop over the longer side of the face's box
 
@@ -154,10 +158,15 @@ class FaceTracker(nn.Module):
 
     @torch.inference_mode()
     def detect(self, picture: np.ndarray, threshold: float = DETECTION_THRESHOLD) -> list[FaceBox]:
-        """All faces, largest first; large pictures are searched again in four tiles when the first look finds none."""
+        """All faces, largest first.
+
+        When none is found, large pictures are searched again in four tiles, and then the best faint sign of a face
+        is taken (drawings, paintings), which may be wrong: its score is below `threshold`.
+        """
         planes = as_planes(picture, self.device)
         height, width = planes.shape[-2:]
-        boxes = self._detect(planes, threshold)
+        faint = self._detect(planes, min(threshold, FAINT_THRESHOLD))
+        boxes = faint[faint[:, 4] > threshold]
         if not len(boxes) and max(height, width) > TILE_FROM:
             parts = []
             for top in (0, height * 2 // 5):
@@ -166,6 +175,8 @@ class FaceTracker(nn.Module):
                     found = self._detect(tile, threshold)
                     parts.append(found + found.new_tensor([left, top, left, top, 0.0]))
             boxes = suppress_overlaps(torch.cat(parts))
+        if not len(boxes):
+            boxes = faint[:1]
         faces = [FaceBox(*(float(v) for v in box)) for box in boxes]
         return sorted(faces, key=lambda face: face.area, reverse=True)
 
@@ -208,7 +219,8 @@ class FaceTracker(nn.Module):
     def track(self, picture: np.ndarray) -> list[TrackedFace]:
         """All faces with landmarks, largest first. Boxes in which the regressor sees no face are dropped."""
         faces = [self.landmarks(picture, box) for box in self.detect(picture)]
-        faces = [face for face in faces if face.confidence >= PRESENCE_THRESHOLD]
+        surest = max((face.confidence for face in faces), default=0.0)
+        faces = [face for face in faces if face.confidence >= max(PRESENCE_THRESHOLD, surest - PRESENCE_MARGIN)]
         faces.sort(key=lambda face: face.box.area, reverse=True)
         kept: list[TrackedFace] = []
         for face in faces:
@@ -226,7 +238,7 @@ class FaceTracker(nn.Module):
         for frame in frames:
             if last is not None:
                 last = self._second_look(as_planes(frame, self.device), last.landmarks)
-            if last is None or last.confidence < PRESENCE_THRESHOLD:
+            if last is None or last.confidence < LOST_BELOW:
                 last = next(iter(self.track(frame)), None)
             yield last
 
@@ -240,7 +252,7 @@ class FaceTracker(nn.Module):
         faces = self.track(picture)
         if box is not None and not any(_inside(face, box) for face in faces):
             face = self.landmarks(picture, box)
-            if face.confidence >= PRESENCE_THRESHOLD:
+            if face.confidence >= LOST_BELOW:
                 faces = [face]
         return choose_face(faces, index, box, mask)
 
