@@ -191,7 +191,11 @@ class PasteBack(io.ComfyNode):
                 f"There are {len(frames)} frames, but the motion has {len(motion)}. Connect the motion that these "
                 "frames were made with, or none."
             )
-        detail = DetailLayer(FaceModel.load(), appearance) if motion is not None else None
+        detail = None
+        if motion is not None:
+            face_model = FaceModel.load()
+            motion.check(face_model.hash)
+            detail = DetailLayer(face_model, appearance)
         height, width = appearance.picture.shape[:2]
         result = frame_store(len(frames), height, width)
         compositor = Compositor(appearance, frames.device)
