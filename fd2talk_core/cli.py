@@ -28,7 +28,7 @@ from . import cli_training
 from .errors import UserError
 
 USER_ERROR, INTERRUPTED = 2, 130
-EXTRAS = {"mediapipe": "prepare", "cv2": "train", "accelerate": "train", "tensorboard": "train", "torchmetrics": "train"}
+EXTRAS = {"mediapipe": "prepare"} | dict.fromkeys(("accelerate", "cv2", "tensorboard", "torchmetrics"), "train")
 DEMO = Path(__file__).parents[1] / "assets"
 console = Console()
 stderr = Console(stderr=True)
