@@ -97,6 +97,11 @@ class _Audio:
         return self.model.encode_audio(self.features[index].to(self.device)[None])
 
 
+def _usual(z_scores: Tensor) -> Tensor:
+    """Portraits may grimace or lean further than any talker did; the networks see the most that they know."""
+    return z_scores.clamp(-2.5, 2.5)
+
+
 def _check(model: MotionModel, samples: np.ndarray, features: Tensor | None, fps: float, steps: int) -> np.ndarray:
     samples = np.asarray(samples, dtype=np.float32)
     if samples.ndim != 1 or samples.size == 0:
@@ -157,8 +162,8 @@ def generate_motion(
     own_pose = model.reference_pose_mean if reference_pose is None else torch.as_tensor(reference_pose).to(device)
     style = (model.default_style if style is None else torch.as_tensor(style).to(device)).float()
     references = (
-        torch.cat([model.normalise(rest.float(), "expression"), style[:N_EXPRESSION_STYLE]])[None],
-        torch.cat([model.normalise(own_pose.float(), "reference_pose"), style[N_EXPRESSION_STYLE:]])[None],
+        torch.cat([_usual(model.normalise(rest.float(), "expression")), style[:N_EXPRESSION_STYLE]])[None],
+        torch.cat([_usual(model.normalise(own_pose.float(), "reference_pose")), style[N_EXPRESSION_STYLE:]])[None],
     )
 
     done = 0
