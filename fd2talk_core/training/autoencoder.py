@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..frames.autoencoder import LATENT_FACTOR, Autoencoder
 from .data import Clip, list_clips
 from .loop import TrainSettings
+from .losses import gradient_loss, laplacian, sharpness_loss
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,12 @@ class AutoencoderTask:
 
     name = "autoencoder"
 
-    def __init__(self, folders: list[Path], teacher: Path, cache: Path, batch_size: int = 24):
-        self.model = Autoencoder().to(memory_format=torch.channels_last)
+    def __init__(self, folders: list[Path], teacher: Path, cache: Path, batch_size: int, start: Path | None,
+                 sharpness: float):  # fmt: skip
+        self.model = (Autoencoder.load(start) if start else Autoencoder()).to(memory_format=torch.channels_last)
+        if start:
+            self.model.encoder.requires_grad_(False)
+        self.sharpness = sharpness
         self.batch_size = batch_size
         cache.mkdir(parents=True, exist_ok=True)
         taef1 = load_taef1(teacher).to(memory_format=torch.channels_last)
@@ -128,12 +133,13 @@ class AutoencoderTask:
         latent = F.mse_loss(latents.float()[: len(target), :, 1:-1, 1:-1], target[..., 1:-1, 1:-1])
         pixel = (decoded - pictures).abs().mean()
         square = F.mse_loss(decoded, pictures)
-        edges = sum((decoded.diff(dim=axis) - pictures.diff(dim=axis)).abs().mean() for axis in (2, 3))
-        loss = pixel + 4 * square + 0.5 * edges + 0.1 * latent
+        loss = pixel + 4 * square + 0.5 * gradient_loss(decoded, pictures) + 0.1 * latent
+        if self.sharpness:
+            loss = loss + self.sharpness * sharpness_loss(decoded, pictures)
         return loss, {"l1": pixel.item(), "latent": latent.item(), "psnr": -10 * square.log10().item()}
 
     def validate(self, model):
-        own, teacher, latent = [], [], []
+        own, teacher, latent, energy = [], [], [], np.zeros(2)
         for i in range(0, len(self.valid_pictures), 8):
             pictures = _to_float(self.valid_pictures[i : i + 8]).contiguous(memory_format=torch.channels_last)
             target = torch.from_numpy(self.valid_latents[i : i + 8].astype(np.float32))
@@ -144,15 +150,24 @@ class AutoencoderTask:
                 error = ((output.float().clamp(0, 1) - pictures) ** 2).mean((1, 2, 3))
                 store += (-10 * error.log10()).tolist()
             latent.append(F.mse_loss(latents.float(), target).item())
+            energy += [float((laplacian(picture.float()) ** 2).sum()) for picture in (outputs[0], pictures)]
         numbers = {"psnr": np.mean(own), "psnr_teacher_latents": np.mean(teacher), "latent_mse": np.mean(latent)}
-        return float(-numbers["psnr"]), numbers
+        numbers["sharpness"] = energy[0] / energy[1]
+        # With the sharpness term, a decibel is worth a fifth of the real pictures' fine detail.
+        lacking = 5 * max(0.0, 0.9 - numbers["sharpness"]) if self.sharpness else 0.0
+        return float(lacking - numbers["psnr"]), numbers
 
     def export(self, model, path, provenance):
         model.save(path, provenance)
 
 
 def make_task(
-    data: list[Path], teacher: Path = Path("../shared/models"), cache: Path = Path("data/cache/autoencoder"), **options
-) -> AutoencoderTask:
-    """`teacher`: folder with the two TAEF1 files; `cache`: where pictures and teacher latents are kept."""
-    return AutoencoderTask(data, Path(teacher), Path(cache), **options)
+    data: list[Path], teacher: Path = Path("../shared/models"), cache: Path = Path("data/cache/autoencoder"),
+    batch_size: int = 24, start: Path | None = None, sharpness: float = 0.0,
+) -> AutoencoderTask:  # fmt: skip
+    """`teacher`: folder with the two TAEF1 files; `cache`: where pictures and teacher latents are kept.
+
+    `start`: weights whose decoder alone is trained on, so that the latents stay what they are; `sharpness`: weight of
+    the sharpness loss, for that second pass.
+    """
+    return AutoencoderTask(data, Path(teacher), Path(cache), batch_size, Path(start) if start else None, sharpness)

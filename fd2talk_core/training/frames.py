@@ -18,6 +18,7 @@ from ..frames.model import FrameModel
 from ..frames.unet import UNetConfig
 from .frames_data import CELLS, build_pairs
 from .loop import TrainSettings
+from .losses import gradient_loss, sharpness_loss
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +121,9 @@ class FramesTask:
         inner = slice(MARGIN, -MARGIN)
         decoded, real = decoded[..., inner, inner], batch["patch"][..., inner, inner]
         pixel = (decoded - real).abs().mean()
-        edges = sum((decoded.diff(dim=axis) - real.diff(dim=axis)).abs().mean() for axis in (2, 3))
-        loss = latent + self.pixel_weight * (pixel + edges)
-        return loss, {"latent": latent.item(), "pixel": pixel.item(), "edges": edges.item()}
+        edges, sharp = gradient_loss(decoded, real), sharpness_loss(decoded, real)
+        loss = latent + self.pixel_weight * (pixel + edges + 0.5 * sharp)
+        return loss, {"latent": latent.item(), "pixel": pixel.item(), "edges": edges.item(), "sharp": sharp.item()}
 
     @torch.no_grad()
     def validate(self, model):
