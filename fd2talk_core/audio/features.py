@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import librosa
@@ -41,24 +42,38 @@ def _piece(samples: np.ndarray, first: int, length: int) -> np.ndarray:
     return piece[1:] - _EMPHASIS * piece[:-1]
 
 
-def speech_level(samples: np.ndarray) -> float:
-    """Loudness of the speech in a recording: RMS amplitude, after pre-emphasis, that 5 % of its 40-ms frames exceed.
+@dataclass(frozen=True)
+class Loudness:
+    """What a whole recording says about its loudness; RMS amplitudes after pre-emphasis.
 
-    Args:
-        samples: float32 (N,), 16 kHz.
+    speech: level of the speech. gate: below it there is no speech, only the room.
+    """
 
-    The level is at least 12 dB under the loudest frames, for recordings that are nearly all silence, and at least
-    -50 dB full scale, so that the noise of an empty recording is not blown up into speech.
+    speech: float
+    gate: float
+
+
+def _rms(samples: np.ndarray, start: int, frames: int) -> np.ndarray:
+    piece = _piece(samples, start * FRAME_SAMPLES, frames * FRAME_SAMPLES)
+    return np.sqrt((piece.reshape(frames, FRAME_SAMPLES) ** 2).mean(1))
+
+
+def measure_loudness(samples: np.ndarray) -> Loudness:
+    """Speech level and noise gate of a recording, float32 (N,), 16 kHz.
+
+    The speech level is the RMS that 5 % of the 40-ms frames exceed. It is at least 12 dB under the loudest frames,
+    for recordings that are nearly all silence, and at least -50 dB full scale, so that the noise of an empty
+    recording is not blown up into speech. The gate lies 10 dB above the quietest frames, within 26 to 32 dB under
+    the speech level: faint consonants pass. A recording with less than 6 dB between its quiet and loud frames is steady
+    noise, and all of it stays under the gate.
     """
     frames = feature_frames(len(samples))
-    energy = []
-    for start in range(0, frames, _BLOCK_FRAMES):  # in blocks, as a long recording need not be copied whole
-        count = min(_BLOCK_FRAMES, frames - start)
-        piece = _piece(samples, start * FRAME_SAMPLES, count * FRAME_SAMPLES)
-        energy.append((piece.reshape(count, FRAME_SAMPLES) ** 2).mean(1))
-    rms = np.sqrt(np.concatenate(energy))
-    usual, loudest = np.percentile(rms, [95, 99.9])
-    return float(max(usual, loudest / 4, _QUIETEST_LEVEL))
+    blocks = range(0, frames, _BLOCK_FRAMES)  # a long recording need not be copied whole
+    rms = np.concatenate([_rms(samples, start, min(_BLOCK_FRAMES, frames - start)) for start in blocks])
+    quietest, usual, loudest = np.percentile(rms, [5, 95, 99.9])
+    speech = max(usual, loudest / 4, _QUIETEST_LEVEL)
+    steady = 1 - np.clip(usual / max(quietest, 1e-9) - 2, 0, 1)
+    return Loudness(float(speech), float(np.clip(3.2 * quietest, speech / 40, speech / 20 * 100**steady)))
 
 
 @lru_cache(maxsize=1)
@@ -83,23 +98,35 @@ def mel_power(samples: np.ndarray, start: int, frames: int) -> np.ndarray:
 
 
 def normalise(power: np.ndarray, level: float) -> np.ndarray:
-    """Mel power of a recording with speech level `level` (see speech_level) -> features of about unit variance."""
+    """Mel power of a recording with speech level `level` (see Loudness) -> features of about unit variance."""
     return ((np.log10(power / level**2 + _FLOOR) - _CENTRE) / _SPREAD).astype(np.float32)
 
 
-def log_mel(samples: np.ndarray, start: int = 0, frames: int | None = None, level: float | None = None) -> np.ndarray:
-    """Features of 25-fps frames; frame i covers samples 640 i .. 640 (i + 1).
+def _gate(samples: np.ndarray, start: int, frames: int, gate: float) -> np.ndarray:
+    """Gain of each frame's power, (frames,): 1 where it or a neighbour exceeds the gate, -80 dB at half the gate."""
+    rms = _rms(samples, start - 1, frames + 2)
+    # A closed stop or a faint consonant between louder sounds is speech, too.
+    rms = np.maximum(np.maximum(rms[:-2], rms[1:-1]), rms[2:])
+    return 10 ** (-8 * np.clip(np.log2(max(gate, 1e-9) / np.maximum(rms, 1e-9)), 0, 1))
+
+
+def log_mel(
+    samples: np.ndarray, start: int = 0, frames: int | None = None, loudness: Loudness | None = None
+) -> np.ndarray:
+    """Features of 25-fps frames; frame i covers samples 640 i .. 640 (i + 1). Noise between words is gated.
 
     Args:
         samples: float32 (N,), 16 kHz mono.
         start: first frame.
         frames: number of frames, default: to the end of the recording.
-        level: speech level of the whole recording, default: measured here. Give it when a recording is read in
-            pieces; then the pieces equal the corresponding part of the whole.
+        loudness: of the whole recording, default: measured here. Give it when a recording is read in pieces; then
+            the pieces equal the corresponding part of the whole.
 
     Returns float32 (frames, 4, 80).
     """
     if frames is None:
         frames = feature_frames(len(samples)) - start
-    level = speech_level(samples) if level is None else level
-    return normalise(mel_power(samples, start, frames), level).reshape(frames, PER_FRAME, BINS)
+    loudness = measure_loudness(samples) if loudness is None else loudness
+    power = mel_power(samples, start, frames).reshape(frames, PER_FRAME, BINS)
+    power *= _gate(samples, start, frames, loudness.gate).astype(np.float32)[:, None, None]
+    return normalise(power, loudness.speech)

@@ -10,13 +10,15 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from ..audio.encoder import HALO
-from ..audio.features import FPS, log_mel, speech_level
+from ..audio.features import FPS, log_mel, measure_loudness
 from ..audio.loading import SAMPLE_RATE, frame_count
 from ..errors import UserError
 from .clip import MAX_FPS, MIN_FPS, N_EXPRESSION, N_POSE, MotionClip
 from .model import N_EXPRESSION_STYLE, MotionConfig, MotionModel
 
 SAMPLERS = ("dpm++", "ddim")
+# Frames over which a window's start is bent towards the end of the one before; heads are slow, lips must stay in sync.
+FADE, POSE_FADE = 8, 25
 Progress = Callable[[int, int], None]
 
 
@@ -35,6 +37,19 @@ def make_scheduler(config: MotionConfig, sampler: str = "ddim"):
     if sampler == "dpm++":
         return DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", final_sigmas_type="zero", **common)
     raise UserError(f"There is no motion sampler called '{sampler}'. Choose one of: {', '.join(SAMPLERS)}.")
+
+
+def _continued(clean: Tensor, previous: Tensor) -> Tensor:
+    """Bend the start of a window so that position and velocity follow on from the frames before.
+
+    clean: (B, L, C). previous: (B, context, C). The offset at the border fades out; inside the diffusion loop, where
+    later steps adapt to it.
+    """
+    velocity = (previous[:, -1:] - previous[:, -2:-1] + clean[:, 1:2] - clean[:, :1]) / 2
+    offset = previous[:, -1:] + velocity - clean[:, :1]
+    frames = torch.arange(clean.shape[1], device=clean.device)[None, :, None]
+    fade = torch.where(torch.arange(clean.shape[2], device=clean.device) < N_EXPRESSION, FADE, POSE_FADE)
+    return clean + offset * (1 + torch.cos(torch.pi * (frames / fade).clamp(max=1))) / 2
 
 
 @torch.no_grad()
@@ -56,7 +71,8 @@ def sample_window(
     scheduler = make_scheduler(model.config, sampler)
     scheduler.set_timesteps(steps, device=noise.device)
     has_previous = torch.full((batch,), previous is not None, device=noise.device)
-    if previous is None:
+    continuing = previous is not None
+    if not continuing:
         previous = noise.new_zeros(batch, context, noise.shape[-1])
     before, before_pose = previous.split([N_EXPRESSION, N_POSE], dim=-1)
     yes = torch.ones(batch, dtype=torch.bool, device=noise.device)
@@ -76,7 +92,10 @@ def sample_window(
             clean = without + guidance * (with_audio - without)
         # Head motion follows speech only loosely; guidance would cost time and exaggerate it.
         clean_pose = model.pose_dit(pose, times, audio, before_pose, references[1], has_previous, yes)
-        x = scheduler.step(torch.cat([clean, clean_pose], dim=-1), t, x).prev_sample
+        clean = torch.cat([clean, clean_pose], dim=-1)
+        if continuing and clean.shape[1] > 1:
+            clean = _continued(clean, previous)
+        x = scheduler.step(clean, t, x).prev_sample
         if on_step:
             on_step()
     return x
@@ -87,11 +106,11 @@ class _Audio:
 
     def __init__(self, model: MotionModel, samples: np.ndarray, features: Tensor | None, device: torch.device):
         self.model, self.samples, self.features, self.device = model, samples, features, device
-        self.level = speech_level(samples) if features is None else 1.0
+        self.loudness = measure_loudness(samples) if features is None else None
 
     def tokens(self, start: int, frames: int) -> Tensor:
         if self.features is None:
-            mel = torch.from_numpy(log_mel(self.samples, start - HALO, frames + 2 * HALO, self.level))
+            mel = torch.from_numpy(log_mel(self.samples, start - HALO, frames + 2 * HALO, self.loudness))
             return self.model.encode_audio(mel.to(self.device)[None])[:, HALO:-HALO]
         index = torch.arange(start, start + frames).clamp(0, len(self.features) - 1)
         return self.model.encode_audio(self.features[index].to(self.device)[None])

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from ..audio.encoder import HALO
-from ..audio.features import BINS, PER_FRAME, mel_power, speech_level
+from ..audio.features import BINS, PER_FRAME, measure_loudness, mel_power
 from ..errors import UserError
 from ..face.landmarks import LIP_GAP, OUTER_EYE_CORNERS
 from ..face.model import FaceModel
@@ -64,7 +64,7 @@ def _measure(clip: Clip, face_model: FaceModel) -> dict[str, np.ndarray] | None:
         return None
     start, stop = _runs(labels.valid)
     fit = face_model.fit(torch.from_numpy(labels.landmarks[start:stop]), clip.size)
-    level = speech_level(samples)
+    level = measure_loudness(samples).speech
     # Half precision holds logarithms well and powers badly.
     power = np.log10(mel_power(samples, start, stop - start) / level**2 + SILENT)
     return {
