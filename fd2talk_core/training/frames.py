@@ -15,6 +15,7 @@ from ..face.landmarks import eye_opening, mouth_opening
 from ..face.model import FaceModel
 from ..frames.autoencoder import LATENT_FACTOR, Autoencoder
 from ..frames.model import FrameModel
+from ..frames.sampling import TEMPERATURE, make_scheduler
 from ..frames.unet import UNetConfig
 from .frames_data import CELLS, build_pairs
 from .loop import TrainSettings
@@ -130,7 +131,8 @@ class FramesTask:
         """Mouth error against that of the warp alone (both through the autoencoder), on held-back people."""
         model.eval()
         sums = dict.fromkeys(("mouth", "mouth_warp", "face", "face_warp", "sharp", "sharp_warp", "sharp_real"), 0.0)
-        noise = torch.randn(1, 16, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
+        noise = TEMPERATURE * torch.randn(1, 16, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
+        sigmas = make_scheduler(2).sigmas
         rows = np.arange(len(self.held["pose"]))
         for start in range(0, len(rows), 16):
             batch = self._batch(self.held, rows[start : start + 16])
@@ -139,8 +141,8 @@ class FramesTask:
             motion = (batch["expression"], batch["offset"], batch["beta"], batch["pose"])
             with autocast(torch.device("cpu")):
                 x = noise.expand(count, -1, -1, -1)
-                for level, following in ((1.0, 0.5), (0.5, 0.0)):
-                    levels = torch.full((count,), level)
+                for level, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+                    levels = level.expand(count)
                     inputs = (x, levels, batch["warped"], batch["guide"], batch["reference"], motion, keep, keep)
                     clean = model(*inputs).float()
                     x = clean + (x - clean) / level * following
