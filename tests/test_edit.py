@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from fd2talk_core.errors import UserError
+from fd2talk_core.face.landmarks import eye_opening
+from fd2talk_core.face.model import FaceModel
 from fd2talk_core.motion.clip import MotionClip
-from fd2talk_core.motion.edit import add_blinks, apply_controls, scale_pose, scale_regions, smooth
+from fd2talk_core.motion.edit import add_blinks, apply_controls, ensure_blinks, scale_pose, scale_regions, smooth
 
 SLICES = {
     "gaze": slice(0, 4),
@@ -153,3 +155,16 @@ def test_other_face_model_is_refused():
     ):
         with pytest.raises(UserError, match="face model"):
             edit()
+
+
+def test_lids_that_stay_open_too_long_get_a_blink():
+    face = FaceModel.load()
+    clip = MotionClip(torch.zeros(500, 64), torch.zeros(500, 6), 25.0, face.hash)
+    blinking = ensure_blinks(clip, face, torch.zeros(64), longest_gap=5.0, seed=1)
+    opening = eye_opening(face.vertices(torch.zeros(500, 80), blinking.expression))
+    shut = (opening < 0.5 * opening.max()).nonzero()[:, 0] / 25
+    gaps = torch.cat([torch.zeros(1), shut, torch.tensor([20.0])]).diff()
+    assert gaps.max() <= 5.2
+    assert torch.equal(blinking.expression, ensure_blinks(clip, face, torch.zeros(64), seed=1).expression)
+    again = ensure_blinks(blinking, face, torch.zeros(64), longest_gap=5.2, seed=2)
+    assert torch.equal(again.expression, blinking.expression)  # nothing is missing any more

@@ -12,6 +12,7 @@ from ..device import autocast
 from ..errors import UserError
 from ..face.geometry import dense_flow, head_coordinates, region_masks, warp
 from ..face.model import FaceModel
+from ..face.paint import OpeningPainter
 from ..motion.clip import MotionClip
 from .appearance import Appearance
 from .autoencoder import LATENT_FACTOR
@@ -71,6 +72,7 @@ class FrameSampler:
         self.model, self.face_model, self.appearance, self.dtype = model, face_model, appearance, dtype
         self.device = next(model.parameters()).device
         self.crop = appearance.crop.to(self.device)
+        self.paint = OpeningPainter(face_model, appearance.crop, appearance.alpha, appearance.beta, appearance.pose)
         with torch.no_grad(), autocast(self.device, dtype):
             latent = model.autoencoder.encode(self.crop[None]).float().cpu()
             reference = make_reference(face_model, latent, appearance.alpha, appearance.beta, appearance.pose)
@@ -79,15 +81,20 @@ class FrameSampler:
     def _latents(self, pictures: torch.Tensor) -> torch.Tensor:
         return self.model.autoencoder.encode(pictures.contiguous(memory_format=torch.channels_last)).float()
 
-    def geometry(self, beta: torch.Tensor, pose: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encoded warps (N, 16, h, w) and guide channels (N, 8, h, w) of target frames."""
+    def geometry(
+        self, beta: torch.Tensor, pose: torch.Tensor, painted: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoded warps (N, 16, h, w), with openings painted, and guide channels (N, 8, h, w) of target frames."""
         look = self.appearance
         flow = dense_flow(self.face_model, look.alpha, (look.beta, look.pose), (beta, pose))
         guide = make_guide(self.face_model, look.alpha, beta, pose, flow, look.size // LATENT_FACTOR)
         if not self.model.config.geometry:
             nothing = torch.zeros(len(beta), 16, look.size // LATENT_FACTOR, look.size // LATENT_FACTOR)
             return nothing.to(self.device), torch.zeros_like(guide).to(self.device)
-        return self._latents(warp(self.crop, flow.to(self.device))), guide.to(self.device)
+        pictures = warp(self.crop, flow.to(self.device))
+        if painted:
+            pictures = self.paint(pictures, beta, pose)
+        return self._latents(pictures), guide.to(self.device)
 
     @torch.no_grad()
     def latents(
@@ -200,10 +207,10 @@ def geometry_only_frames(
     batch_size: int = 8,
     dtype: torch.dtype | None = None,
 ) -> Iterator[torch.Tensor]:
-    """The warp through the autoencoder without the UNet: what stage 2 has to beat."""
+    """The bare warp through the autoencoder, nothing painted and no UNet: what stage 2 has to beat."""
     sampler = FrameSampler(model, face_model, appearance, dtype)
     for first in range(0, len(motion), batch_size):
         rows = slice(first, min(first + batch_size, len(motion)))
         with autocast(sampler.device, dtype):
-            warped, _ = sampler.geometry(motion.expression[rows], appearance.pose + motion.pose[rows])
+            warped, _ = sampler.geometry(motion.expression[rows], appearance.pose + motion.pose[rows], painted=False)
         yield sampler.decode(warped)

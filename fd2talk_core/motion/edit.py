@@ -16,6 +16,7 @@ BLINK_CLOSE_SECONDS = 0.12
 BLINK_OPEN_SECONDS = 0.20
 MIN_BLINK_INTERVAL = 0.6
 MAX_BLINKS_PER_MINUTE = 60.0
+SHUT = 0.5  # value of the blink controls from which lids count as closing
 
 
 def _known(name: str, names, what: str) -> None:
@@ -120,9 +121,6 @@ def add_blinks(clip: MotionClip, face_model, per_minute: float = 15.0, seed: int
         raise UserError(f"The blink rate is {per_minute:g} per minute. Use 0 to {MAX_BLINKS_PER_MINUTE:g}.")
     if per_minute == 0:
         return clip
-    names = ("blink_left", "blink_right")
-    for name in names:
-        _known(name, face_model.controls, "control")
     rng = np.random.default_rng(seed)
     mean = 60.0 / per_minute
     starts, durations, time = [], [], rng.uniform(0, mean)
@@ -133,9 +131,47 @@ def add_blinks(clip: MotionClip, face_model, per_minute: float = 15.0, seed: int
         starts.append(closed - BLINK_CLOSE_SECONDS * duration)
         durations.append(duration)
         time += MIN_BLINK_INTERVAL + rng.gamma(2.0, max(mean - MIN_BLINK_INTERVAL, 1e-3) / 2.0)
-    curve = blink_curve(np.arange(len(clip)) / clip.fps, np.array(starts), np.array(durations))
-    directions = torch.stack([face_model.controls[name].float().cpu() for name in names], 1)  # (64, 2)
+    return _blink_at(clip, face_model, starts, durations)
+
+
+def _blink_directions(face_model) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two blink controls (64, 2), and the matrix (64, 2) that reads their present values from coefficients."""
+    names = ("blink_left", "blink_right")
+    for name in names:
+        _known(name, face_model.controls, "control")
+    directions = torch.stack([face_model.controls[name].float().cpu() for name in names], 1)
+    reader = torch.zeros_like(directions)
     used = directions.abs().sum(1) > 0
-    present = clip.expression[:, used] @ torch.linalg.pinv(directions[used]).T  # (T, 2)
-    missing = torch.from_numpy(curve).float()[:, None] * (1 - present).clamp(min=0)
+    reader[used] = torch.linalg.pinv(directions[used]).T
+    return directions, reader
+
+
+def _blink_at(clip: MotionClip, face_model, starts: list[float], durations: list[float]) -> MotionClip:
+    directions, reader = _blink_directions(face_model)
+    curve = blink_curve(np.arange(len(clip)) / clip.fps, np.array(starts), np.array(durations))
+    missing = torch.from_numpy(curve).float()[:, None] * (1 - clip.expression @ reader).clamp(min=0)
     return clip.with_changes(expression=clip.expression + missing @ directions.T)
+
+
+def ensure_blinks(
+    clip: MotionClip, face_model, rest: torch.Tensor, longest_gap: float = 5.0, seed: int = 0
+) -> MotionClip:
+    """Add a blink wherever the lids of a clip stay open for longer than a person's would.
+
+    rest: (64,) expression from which lids close. longest_gap: seconds without a blink. Blinks that are there stay as
+    they are; added ones fall at random instants in the second half of a gap, reproducible from the seed.
+    """
+    clip.check(face_model.hash)
+    _, reader = _blink_directions(face_model)
+    shut = ((clip.expression - rest.cpu()) @ reader).mean(1) > SHUT
+    present = (shut.nonzero()[:, 0] / clip.fps).tolist()
+    rng = np.random.default_rng(seed)
+    starts, durations, last = [], [], 0.0
+    for time in [*present, clip.duration]:
+        while time - last > longest_gap:
+            start = last + rng.uniform(0.5, 0.9) * longest_gap
+            starts.append(np.round(start * clip.fps) / clip.fps)
+            durations.append(rng.uniform(0.9, 1.15))
+            last = start
+        last = max(last, time)
+    return _blink_at(clip, face_model, starts, durations) if starts else clip

@@ -13,7 +13,9 @@ from ..audio.encoder import HALO
 from ..audio.features import FPS, log_mel, measure_loudness
 from ..audio.loading import SAMPLE_RATE, frame_count
 from ..errors import UserError
+from ..face.model import FaceModel
 from .clip import MAX_FPS, MIN_FPS, N_EXPRESSION, N_POSE, MotionClip
+from .edit import ensure_blinks
 from .model import N_EXPRESSION_STYLE, MotionConfig, MotionModel
 
 SAMPLERS = ("dpm++", "ddim")
@@ -211,5 +213,9 @@ def generate_motion(
     pose = model.denormalise(motion[:, N_EXPRESSION:].to(device), "pose")
     expression = rest + expression_strength * (expression - rest)
     clip = MotionClip(expression, pose * pose_strength, float(FPS), model.face_model_hash).resampled(fps)
+    face_model = FaceModel.load()
+    if face_model.hash == clip.face_model and expression_strength > 0:
+        # The network blinks as its training clips do, which leaves short clips without a blink now and then.
+        clip = ensure_blinks(clip, face_model, rest, seed=seed % 2**63)
     frames = frame_count(len(samples) / SAMPLE_RATE, fps)
     return clip.with_changes(expression=clip.expression[:frames], pose=clip.pose[:frames], valid=clip.valid[:frames])

@@ -44,18 +44,21 @@ class FramesTask:
     name = "frames"
 
     def __init__(self, folders: list[Path], cache: Path, autoencoder: Path | None, batch_size: int, pairs: int,
-                 pixel_weight: float):  # fmt: skip
+                 pixel_weight: float, start: Path | None):  # fmt: skip
         face = FaceModel.load()
         frozen = Autoencoder.load(autoencoder).requires_grad_(False).to(memory_format=torch.channels_last)
         radius = UNetConfig().motion_radius
         self.data = build_pairs(folders, cache / "train", False, pairs, face, frozen, radius)
         self.held = build_pairs(folders, cache / "valid", True, 240, face, frozen, radius)
+        started = FrameModel.load(start, autoencoder) if start else None
         residual = self.data["target"][::20].astype(np.float32) - self.data["warped"][::20].astype(np.float32)
-        self.scale = float(residual.std())
+        self.scale = started.residual_scale if started else float(residual.std())
         self.blinks, speaks = self._events(face)
         chance = 1 + (BLINK_FACTOR - 1) * self.blinks + (SPEECH_FACTOR - 1) * speaks
         self.chance = chance / chance.sum()
         self.model = FrameModel(UNetConfig(), frozen, face.exp_std, self.scale, face.hash)
+        if started:
+            self.model.load_state_dict(started.state_dict())
         self.model = self.model.to(memory_format=torch.channels_last)
         self.batch_size, self.pixel_weight = batch_size, pixel_weight
         self.decode = frozen.decode
@@ -174,6 +177,9 @@ class FramesTask:
 def make_task(
     data: list[Path], cache: Path = Path("data/cache/frames"), autoencoder: Path | None = None,
     batch_size: int = 24, pairs: int = 9000, pixel_weight: float = 6.0,
+    start: Path | None = None,
 ) -> FramesTask:  # fmt: skip
-    """`cache`: where encoded pairs are kept; `pairs`: how many to make; `pixel_weight`: of the decoded patches."""
-    return FramesTask(data, Path(cache), autoencoder, batch_size, pairs, pixel_weight)
+    """`cache`: where encoded pairs are kept; `pairs`: how many to make; `pixel_weight`: of the decoded patches;
+    `start`: weights to begin with instead of none.
+    """
+    return FramesTask(data, Path(cache), autoencoder, batch_size, pairs, pixel_weight, Path(start) if start else None)

@@ -14,6 +14,7 @@ from ..device import autocast
 from ..face.geometry import dense_flow, warp
 from ..face.landmarks import EYE_LEFT, EYE_RIGHT, LIPS_OUTER
 from ..face.model import FaceModel
+from ..face.paint import OpeningPainter
 from ..frames.autoencoder import LATENT_FACTOR, Autoencoder
 from ..frames.sampling import make_guide, make_reference, motion_windows
 from .data import Clip, list_clips
@@ -70,9 +71,10 @@ def clip_pairs(
             dense_flow(face, fit.alpha, start, (target[0][i : i + 8], target[1][i : i + 8]))
             for i in range(0, len(own), 8)
         ])  # fmt: skip
+        painted = OpeningPainter(face, picture[0], fit.alpha, *start)(warp(picture[0], flow), *target)
         encoded = []
         with autocast(torch.device("cpu")):
-            for source in (picture, pixels.float() / 255, warp(picture[0], flow)):
+            for source in (picture, pixels.float() / 255, painted):
                 encoded.append(torch.cat([
                     autoencoder.encode(source[i : i + 8].contiguous(memory_format=torch.channels_last)).float()
                     for i in range(0, len(source), 8)
