@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from torch.nn import functional as F
 
 from ..device import autocast
 from ..errors import UserError
@@ -22,6 +23,9 @@ from .model import FrameModel
 # certain and less of what is guessed. Measured on held-back people in docs/method.md.
 SIGMA_SHIFT = 1 / 3
 TEMPERATURE = 0.5
+# Unsharp masking of the decoded frames. Few steps predict something close to the mean of what is possible, which is
+# smoother than any of it.
+SHARPEN = 0.65
 FLOW_CHANNEL_SCALE = 8.0  # brings displacements, in shares of the crop, to about one
 
 
@@ -31,7 +35,7 @@ def make_guide(
     """Guide channels of target frames: masks (4), flow (2), head coordinates (2) -> (N, 8, cells, cells)."""
     landmarks = face_model.landmarks(alpha.expand(len(beta), -1), beta, pose, 1.0)
     masks = region_masks(landmarks, cells)
-    small = torch.nn.functional.interpolate(flow, size=(cells, cells), mode="area")
+    small = F.interpolate(flow, size=(cells, cells), mode="area")
     return torch.cat([masks, small * FLOW_CHANNEL_SCALE, head_coordinates(pose, cells)], 1)
 
 
@@ -145,11 +149,15 @@ class FrameSampler:
         return warped + model.residual_scale * x
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents -> float32 pictures (N, size, size, 3) in 0..1 on the CPU."""
+    def decode(self, latents: torch.Tensor, sharpen: float = 0.0) -> torch.Tensor:
+        """Latents -> float32 pictures (N, size, size, 3) in 0..1 on the CPU, unsharp-masked by `sharpen`."""
         with autocast(self.device, self.dtype):
             pictures = self.model.autoencoder.decode(latents.contiguous(memory_format=torch.channels_last))
-        return pictures.float().clamp(0, 1).permute(0, 2, 3, 1).cpu()
+        pictures = pictures.float()
+        if sharpen:
+            smooth = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
+            pictures = pictures + sharpen * (pictures - smooth)
+        return pictures.clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
 
 def sample_frames(
@@ -163,6 +171,7 @@ def sample_frames(
     appearance_guidance: float = 1.0,
     seed: int = 0,
     temperature: float = TEMPERATURE,
+    sharpen: float = SHARPEN,
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
     start: int = 0,
@@ -177,6 +186,7 @@ def sample_frames(
         steps: diffusion steps per frame (1..50); 2 is the shipped model's default.
         motion_guidance, appearance_guidance: guidance scales of the two conditions; 1 = off and fastest.
         temperature: strength of the starting noise, 0..1; less is smoother and safer.
+        sharpen: strength of unsharp masking after decoding, 0 = none.
         progress: called with (frames done, frames in all) after each batch; may raise to cancel.
         dtype: autocast precision; None picks what is fast on the model's device.
 
@@ -190,9 +200,8 @@ def sample_frames(
     noise = temperature * torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(seed))
     for first in range(start, len(motion), batch_size):
         indices = torch.arange(first, min(first + batch_size, len(motion)))
-        yield sampler.decode(
-            sampler.latents(motion, indices, noise, steps, motion_guidance, appearance_guidance)
-        )
+        latents = sampler.latents(motion, indices, noise, steps, motion_guidance, appearance_guidance)
+        yield sampler.decode(latents, sharpen)
         if progress:
             progress(int(indices[-1]) + 1, len(motion))
 
