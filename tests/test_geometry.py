@@ -35,8 +35,8 @@ def test_moving_the_head_moves_its_pixels_and_not_the_border(face, rest):
 
 def test_opening_the_mouth_pulls_the_chin_from_above(face, rest):
     flow = flow_to(face, rest, beta=face.controls["jaw_open"])
-    chin = face.project(face.mean[152], rest[1], 64.0)
-    x, y = int(chin[0]), int(chin[1])
+    open_face = face.vertices(torch.zeros(N_IDENTITY), face.controls["jaw_open"])
+    x, y = face.project(open_face[152:153], rest[1], 64.0)[0, :2].long().tolist()
     assert flow[0, 1, y, x] < -0.005
 
 
