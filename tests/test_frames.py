@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from fd2talk_core.errors import UserError
+from fd2talk_core.face.geometry import dense_flow
 from fd2talk_core.face.model import FaceModel
+from fd2talk_core.frames import sampling
 from fd2talk_core.frames.appearance import Appearance, crop_for, square_crop
 from fd2talk_core.frames.autoencoder import Autoencoder, AutoencoderConfig
 from fd2talk_core.frames.conditions import AppearanceEncoder, MotionEncoder
@@ -124,6 +126,23 @@ def test_motion_and_appearance_both_matter(model, face, appearance, motion):
     assert not torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 2.0, 1.0), atol=1e-4)
     assert not torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 1.0, 2.0), atol=1e-4)
     assert torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 1.0 + 1e-7, 1.0), atol=1e-3)
+
+
+def test_the_flow_is_computed_in_full_precision(model, face, appearance, motion, monkeypatch):
+    """Under bf16 the squared distances between flow points drown in rounding, and the warp tears."""
+    flows = []
+
+    def watched(*arguments):
+        flows.append(dense_flow(*arguments))
+        return flows[-1]
+
+    monkeypatch.setattr(sampling, "dense_flow", watched)
+    list(sample_frames(model, face, appearance, motion, dtype=torch.bfloat16))
+    exact = dense_flow(
+        face, appearance.alpha, (appearance.beta, appearance.pose),
+        (motion.expression, appearance.pose + motion.pose),
+    )  # fmt: skip
+    assert torch.allclose(torch.cat(flows), exact, atol=1e-6)
 
 
 def test_pure_form_ignores_the_warp(face, appearance, motion):

@@ -25,7 +25,7 @@ SIGMA_SHIFT = 1 / 3
 TEMPERATURE = 0.5
 # Unsharp masking of the decoded frames. Few steps predict something close to the mean of what is possible, which is
 # smoother than any of it.
-SHARPEN = 0.65
+SHARPEN = 0.8
 FLOW_CHANNEL_SCALE = 8.0  # brings displacements, in shares of the crop, to about one
 
 
@@ -77,18 +77,23 @@ class FrameSampler:
         self.device = next(model.parameters()).device
         self.crop = appearance.crop.to(self.device)
         self.paint = OpeningPainter(face_model, appearance.crop, appearance.alpha, appearance.beta, appearance.pose)
-        with torch.no_grad(), autocast(self.device, dtype):
-            latent = model.autoencoder.encode(self.crop[None]).float().cpu()
+        with torch.no_grad():
+            latent = self._latents(self.crop[None]).cpu()
             reference = make_reference(face_model, latent, appearance.alpha, appearance.beta, appearance.pose)
-            self.appearance_tokens = model.appearance_encoder(reference.to(self.device))
+            with autocast(self.device, dtype):
+                self.appearance_tokens = model.appearance_encoder(reference.to(self.device))
 
     def _latents(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.model.autoencoder.encode(pictures.contiguous(memory_format=torch.channels_last)).float()
+        with autocast(self.device, self.dtype):
+            return self.model.autoencoder.encode(pictures.contiguous(memory_format=torch.channels_last)).float()
 
     def geometry(
         self, beta: torch.Tensor, pose: torch.Tensor, painted: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encoded warps (N, 16, h, w), with openings painted, and guide channels (N, 8, h, w) of target frames."""
+        """Encoded warps (N, 16, h, w), with openings painted, and guide channels (N, 8, h, w) of target frames.
+
+        Call it outside autocast: half precision cannot hold the small distances between flow points.
+        """
         look = self.appearance
         flow = dense_flow(self.face_model, look.alpha, (look.beta, look.pose), (beta, pose))
         guide = make_guide(self.face_model, look.alpha, beta, pose, flow, look.size // LATENT_FACTOR)
@@ -115,9 +120,9 @@ class FrameSampler:
         radius = model.config.motion_radius
         expression = motion_windows(motion.expression, indices, radius)
         offset = motion_windows(motion.pose, indices, radius)
+        warped, guide = self.geometry(expression[:, radius], look.pose + offset[:, radius])
+        count = len(indices)
         with autocast(self.device, self.dtype):
-            warped, guide = self.geometry(expression[:, radius], look.pose + offset[:, radius])
-            count = len(indices)
             parts = (expression, offset, look.beta.expand(count, -1), look.pose.expand(count, -1))
             tokens = model.motion_encoder(*(part.to(self.device) for part in parts))
             null_tokens = model.motion_encoder.null.expand_as(tokens)
@@ -220,6 +225,5 @@ def geometry_only_frames(
     sampler = FrameSampler(model, face_model, appearance, dtype)
     for first in range(0, len(motion), batch_size):
         rows = slice(first, min(first + batch_size, len(motion)))
-        with autocast(sampler.device, dtype):
-            warped, _ = sampler.geometry(motion.expression[rows], appearance.pose + motion.pose[rows], painted=False)
+        warped, _ = sampler.geometry(motion.expression[rows], appearance.pose + motion.pose[rows], painted=False)
         yield sampler.decode(warped)
