@@ -12,7 +12,7 @@ import torch
 
 from ..checkpoint import default_weights, load_checkpoint, save_checkpoint
 from ..errors import UserError
-from .landmarks import N_VERTICES, STABLE
+from .landmarks import STABLE
 
 N_IDENTITY, N_EXPRESSION, N_POSE = 80, 64, 6
 REGIONS = ("gaze", "eyelids", "brows", "mouth", "rest")
@@ -206,12 +206,3 @@ class FaceModel:
         for name, value in values.items():
             total += value * self.controls[name]
         return total
-
-
-def check_topology(landmarks: torch.Tensor) -> None:
-    """Raise UserError unless landmarks are (..., 478, 2 or 3) and finite."""
-    if landmarks.shape[-2] != N_VERTICES or not torch.isfinite(landmarks).all():
-        raise UserError(
-            f"These landmarks have {landmarks.shape[-2]} points per face or are not finite; 478 are needed. "
-            "Use the MediaPipe face topology with irises."
-        )

@@ -12,7 +12,6 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from ..audio.encoder import HALO
 from ..audio.features import BINS, PER_FRAME, measure_loudness, mel_power
 from ..errors import UserError
 from ..face.landmarks import LIP_GAP, OUTER_EYE_CORNERS
@@ -206,8 +205,3 @@ class WindowSampler:
             rows = rows[low] * (1 - part) + rows[low + 1] * part
             retimed.append(rows.reshape(self.length, *array.shape[1:]))
         return retimed
-
-
-def windows_with_halo(length: int) -> int:
-    """Frames to draw for a window whose every audio token sees its whole neighbourhood."""
-    return length + 2 * HALO
