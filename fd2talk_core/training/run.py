@@ -19,6 +19,7 @@ PARTS = {
     "lip-expert": "lip_expert",
     "motion": "motion",
     "frames": "frames",
+    "baseline": "baseline",
 }
 
 
