@@ -36,6 +36,14 @@ def _float_rows(values, columns: int, name: str) -> Tensor:
     return values
 
 
+def checked_fps(fps: float) -> float:
+    """A frame rate a clip can have, 1..240 per second; UserError otherwise."""
+    fps = float(fps)
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(f"The motion clip has {fps:g} frames per second. Use a rate from {MIN_FPS:g} to {MAX_FPS:g}.")
+    return fps
+
+
 @dataclass
 class MotionClip:
     """Expression and head pose over time. Frame n belongs to the instant n / fps.
@@ -71,10 +79,7 @@ class MotionClip:
                 f"The motion clip has {frames} frames of expression, {len(self.pose)} of pose and "
                 f"{self.valid.numel()} validity marks. Make the clip again with FD2Talk."
             )
-        if not MIN_FPS <= self.fps <= MAX_FPS:
-            raise UserError(
-                f"The motion clip has {self.fps:g} frames per second. Use a rate from {MIN_FPS:g} to {MAX_FPS:g}."
-            )
+        checked_fps(self.fps)
 
     def __len__(self) -> int:
         return len(self.expression)
@@ -92,16 +97,17 @@ class MotionClip:
                 f"use {face_model_hash[:12]}. Make the clip again with these models, or load the models it came from."
             )
 
-    def resampled(self, fps: float) -> MotionClip:
+    def resampled(self, fps: float, speed: float = 1.0) -> MotionClip:
         """The same motion at another frame rate (monotone cubic interpolation: no overshoot, lips stay closed).
 
-        fps: new rate, 1..240. The length in seconds is kept to within half a new frame.
+        fps: new rate, 1..240. speed: how many times as fast the motion plays, above 0; the length in seconds, divided
+        by it, is kept to within half a new frame. Raises UserError for a rate out of range.
         """
-        fps = float(fps)
-        if fps == self.fps:
+        fps = checked_fps(fps)
+        if fps == self.fps and speed == 1.0:
             return self
-        frames = frame_count(self.duration, fps)
-        times = np.clip(np.arange(frames) / fps, 0, (len(self) - 1) / self.fps)
+        frames = frame_count(self.duration / speed, fps)
+        times = np.clip(np.arange(frames) * (speed / fps), 0, (len(self) - 1) / self.fps)
         nearest = np.minimum(np.rint(times * self.fps).astype(int), len(self) - 1)
         if len(self) == 1:
             expression, pose = self.expression[nearest], self.pose[nearest]
@@ -116,8 +122,16 @@ class MotionClip:
         return replace(self, **changes)
 
     def save(self, path: str | Path) -> Path:
-        """Write a .safetensors file (added when missing) atomically; returns its path."""
+        """Write a .safetensors file (added when missing) atomically; returns its path.
+
+        A name that ends in .json gives the readable form of `interchange.to_json` instead, with the same values.
+        """
         path = Path(path)
+        if path.suffix.lower() == ".json":
+            from .interchange import to_json  # it builds on this module
+
+            to_json(self, path)
+            return path
         if path.suffix != ".safetensors":
             path = path.with_name(path.name + ".safetensors")
         partial = path.with_name(path.name + ".partial")
@@ -134,8 +148,12 @@ class MotionClip:
 
     @classmethod
     def load(cls, path: str | Path) -> MotionClip:
-        """Read a clip written by `save`. Raises UserError when the file is not an undamaged motion clip."""
+        """Read a clip written by `save`, also a .json one. UserError when it is not an undamaged motion clip."""
         path = Path(path)
+        if path.suffix.lower() == ".json":
+            from .interchange import from_json  # it builds on this module
+
+            return from_json(path)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
