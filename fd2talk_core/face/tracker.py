@@ -229,17 +229,27 @@ class FaceTracker(nn.Module):
         return kept
 
     @torch.inference_mode()
-    def track_video(self, frames: Iterable[np.ndarray]) -> Iterator[TrackedFace | None]:
-        """Follow the largest face through a video: one result per frame, None where no face is found.
+    def track_video(self, frames: Iterable[np.ndarray], index: int = 0) -> Iterator[TrackedFace | None]:
+        """Follow one face through a video: one result per frame, None where it is not found.
 
-        Each frame is looked at where the face was in the frame before; the detector runs only when it is lost.
+        Each frame is looked at where the face was in the frame before; the detector runs only when it is lost, and
+        then the face nearest to where it was last seen is taken. index: which face of the first frame that shows any,
+        0 = largest. Raises UserError when that frame has no such face.
         """
         last: TrackedFace | None = None
+        seen: TrackedFace | None = None
         for frame in frames:
             if last is not None:
                 last = self._second_look(as_planes(frame, self.device), last.landmarks)
             if last is None or last.confidence < LOST_BELOW:
-                last = next(iter(self.track(frame)), None)
+                faces = self.track(frame)
+                if not faces:
+                    last = None
+                elif seen is None:
+                    last = faces[_checked_index(index, len(faces))]
+                else:
+                    last = min(faces, key=lambda face: np.hypot(*np.subtract(face.box.centre, seen.box.centre)))
+            seen = last or seen
             yield last
 
     def find(
@@ -260,6 +270,15 @@ class FaceTracker(nn.Module):
 def _inside(face: TrackedFace, box: FaceBox) -> bool:
     x, y = face.box.centre
     return box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1
+
+
+def _checked_index(index: int, faces: int) -> int:
+    if not 0 <= index < faces:
+        raise UserError(
+            f"There is no face number {index}: the picture has {faces}, counted from 0, the largest. "
+            f"Choose a number from 0 to {faces - 1}."
+        )
+    return index
 
 
 def choose_face(
@@ -292,12 +311,7 @@ def choose_face(
         if max(shares) < 0.2:
             raise UserError("The mask covers no face. Paint it over a face, or leave it out to use the largest one.")
         candidates, index = [candidates[int(np.argmax(shares))]], 0
-    if not 0 <= index < len(candidates):
-        raise UserError(
-            f"There is no face number {index}: the picture has {len(candidates)}, counted from 0, the largest. "
-            f"Choose a number from 0 to {len(candidates) - 1}."
-        )
-    face = candidates[index]
+    face = candidates[_checked_index(index, len(candidates))]
     if face.box.width < MIN_FACE_PIXELS:
         raise UserError(
             f"The face is only {face.box.width:.0f} pixels wide. Use a larger picture, or crop and enlarge it so that "

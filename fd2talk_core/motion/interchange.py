@@ -116,15 +116,13 @@ def from_json(source: str | Path) -> MotionClip:
             text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError as error:
             raise UserError(f"The motion clip {path} does not exist. Check the path.") from error
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a name no system allows
             raise UserError(f"The {name} cannot be read as text ({error}). Choose a motion clip in JSON.") from error
     content = strict_json(text, name)
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise UserError(f"The {name} is not an FD2Talk motion clip. Choose one written by Save Motion.")
     if content.get("version") != VERSION:
-        raise UserError(
-            f"The {name} has format {content.get('version')}, unknown to this version. Update FD2Talk."
-        )
+        raise UserError(f"The {name} has format {content.get('version')}, unknown to this version. Update FD2Talk.")
     frames = content.get("frames")
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise UserError(f"The {name} has no list of frames. Export the clip again.")
@@ -132,13 +130,13 @@ def from_json(source: str | Path) -> MotionClip:
     if said != len(frames):
         raise UserError(f"The {name} has {len(frames)} frames instead of the {said} it names. Export the clip again.")
     fps, face_model = content.get("fps"), content.get("face_model", "")
-    if isinstance(fps, bool) or not isinstance(fps, int | float):
-        raise UserError(f"The {name} does not say its frame rate. Add \"fps\": 25, say.")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not _moderate([fps]):
+        raise UserError(f'The {name} does not say its frame rate. Add "fps": 25, say.')
     if not isinstance(face_model, str):
         raise UserError(f"The {name} does not say its face model as text. Export the clip again.")
     valid = [frame.get("valid", True) for frame in frames]
     if not all(isinstance(mark, bool) for mark in valid):
-        raise UserError(f"The {name} has a frame whose \"valid\" is neither true nor false. Export the clip again.")
+        raise UserError(f'The {name} has a frame whose "valid" is neither true nor false. Export the clip again.')
     expression = _column(frames, "expression", N_EXPRESSION, name)
     pose = _column(frames, "pose", N_POSE, name)
     return MotionClip(expression, pose, fps, face_model, torch.tensor(valid, dtype=torch.bool))

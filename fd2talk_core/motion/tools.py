@@ -56,9 +56,7 @@ def crop(clip: MotionClip, start: float = 0.0, end: float | None = None) -> Moti
     return _rows(clip, slice(first, max(first + 1, round(end * clip.fps))))
 
 
-def retime(
-    clip: MotionClip, fps: float | None = None, speed: float = 1.0, duration: float | None = None
-) -> MotionClip:
+def retime(clip: MotionClip, fps: float | None = None, speed: float = 1.0, duration: float | None = None) -> MotionClip:
     """Another frame rate, another speed, or both.
 
     fps: 1..240, None keeps the clip's. speed: 0.1..10 times as fast. duration: length in seconds that the motion is
@@ -76,9 +74,7 @@ def retime(
     return clip.resampled(fps, speed)
 
 
-def concatenate(
-    clips: Sequence[MotionClip], crossfade: float = 0.2, pose_crossfade: float | None = None
-) -> MotionClip:
+def concatenate(clips: Sequence[MotionClip], crossfade: float = 0.2, pose_crossfade: float | None = None) -> MotionClip:
     """Play clips one after the other, all at the first one's frame rate.
 
     crossfade: seconds in which the end of a clip overlaps the start of the next, eased, continuous in velocity; the
