@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f"The command line needs {error.name}. Run: pip install 'fd2talk[cli]'.") from error
 
-from . import cli_training
+from . import cli_motion, cli_training
 from .errors import UserError
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -232,6 +232,7 @@ def bench(
 app.command()(cli_training.prepare)
 app.command("build-face-model")(cli_training.build_face_model)
 app.command()(cli_training.train)
+cli_motion.register(app)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from scipy.signal import savgol_filter
 
 from ..errors import UserError
+from .blinks import add_blinks, blink_curve, ensure_blinks  # noqa: F401 - edits, too
 from .clip import MotionClip
 
 SMOOTHING_SECONDS = 0.6
@@ -17,11 +18,6 @@ SMOOTHING_METHODS = ("savgol", "one_euro")
 ONE_EURO_REST = (10.0, 0.5)  # Hz: cutoff of motion at rest for strengths 0 and 1
 ONE_EURO_SLOPE = 1.0  # Hz that the cutoff rises per typical deviation per second
 ONE_EURO_BLUR, ONE_EURO_REACH = 0.04, 0.08  # seconds: blur before speed is measured, and to either side of it
-BLINK_CLOSE_SECONDS = 0.12
-BLINK_OPEN_SECONDS = 0.20
-MIN_BLINK_INTERVAL = 0.6
-MAX_BLINKS_PER_MINUTE = 60.0
-SHUT = 0.5  # value of the blink controls from which lids count as closing
 
 
 def _known(name: str, names, what: str) -> None:
@@ -102,7 +98,7 @@ def smooth(clip: MotionClip, strength: float, method: str = "savgol") -> MotionC
 
 
 def one_euro(values: np.ndarray, fps: float, strength: float) -> np.ndarray:
-    """One-Euro filter (Casiez, Roussel, Vogel 2012) of (T, C): a low-pass whose cutoff rises with speed. For recordings.
+    """One-Euro filter (Casiez, Roussel, Vogel 2012) of recorded values (T, C): a low-pass that opens with speed.
 
     As the whole recording is known, the speed is a centred, smoothed difference, and the filter runs forwards and
     backwards, so that there is no lag. Speeds count in the typical deviation of each channel from its own mean, which
@@ -130,87 +126,3 @@ def scale_pose(clip: MotionClip, rotation: float = 1.0, translation: float = 1.0
     pose[:, :3] *= _finite(rotation, "rotation gain")
     pose[:, 3:] *= _finite(translation, "translation gain")
     return clip.with_changes(pose=pose)
-
-
-def blink_curve(times: np.ndarray, starts: np.ndarray, durations: np.ndarray) -> np.ndarray:
-    """Lid closure 0..1 at `times` (T,) in seconds.
-
-    starts: (K,) instants at which the lids begin to close. durations: (K,) factors on the usual 0.12 s closing
-    and 0.20 s opening.
-    """
-    curve = np.zeros(len(times))
-    for start, duration in zip(starts, durations, strict=True):
-        closing = np.clip((times - start) / (BLINK_CLOSE_SECONDS * duration), 0, 1)
-        opening = np.clip((times - start) / duration - BLINK_CLOSE_SECONDS, 0, BLINK_OPEN_SECONDS) / BLINK_OPEN_SECONDS
-        # Lids fall fast and rise with a slow end.
-        shape = (1 - np.cos(np.pi * closing)) / 2 * (1 + np.cos(np.pi * opening**0.75)) / 2
-        curve = np.maximum(curve, shape)
-    return curve
-
-
-def add_blinks(clip: MotionClip, face_model, per_minute: float = 15.0, seed: int = 0) -> MotionClip:
-    """Add blinks at random instants, reproducible from the seed and the same instants at any frame rate.
-
-    per_minute: mean rate, 0..60. Intervals are gamma-distributed above a shortest interval of 0.6 s, as human ones
-    are skewed to the right. A blink goes from the lids' present state to fully closed, never beyond.
-    """
-    clip.check(face_model.hash)
-    per_minute = _finite(per_minute, "blink rate")
-    if not 0 <= per_minute <= MAX_BLINKS_PER_MINUTE:
-        raise UserError(f"The blink rate is {per_minute:g} per minute. Use 0 to {MAX_BLINKS_PER_MINUTE:g}.")
-    if per_minute == 0:
-        return clip
-    rng = np.random.default_rng(seed)
-    mean = 60.0 / per_minute
-    starts, durations, time = [], [], rng.uniform(0, mean)
-    while time < clip.duration:
-        # A frame hits the fully closed instant, so a blink is never half a blink at low frame rates.
-        closed = np.round((time + BLINK_CLOSE_SECONDS) * clip.fps) / clip.fps
-        duration = rng.uniform(0.9, 1.15)
-        starts.append(closed - BLINK_CLOSE_SECONDS * duration)
-        durations.append(duration)
-        time += MIN_BLINK_INTERVAL + rng.gamma(2.0, max(mean - MIN_BLINK_INTERVAL, 1e-3) / 2.0)
-    return _blink_at(clip, face_model, starts, durations)
-
-
-def _blink_directions(face_model) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two blink controls (64, 2), and the matrix (64, 2) that reads their present values from coefficients."""
-    names = ("blink_left", "blink_right")
-    for name in names:
-        _known(name, face_model.controls, "control")
-    directions = torch.stack([face_model.controls[name].float().cpu() for name in names], 1)
-    reader = torch.zeros_like(directions)
-    used = directions.abs().sum(1) > 0
-    reader[used] = torch.linalg.pinv(directions[used]).T
-    return directions, reader
-
-
-def _blink_at(clip: MotionClip, face_model, starts: list[float], durations: list[float]) -> MotionClip:
-    directions, reader = _blink_directions(face_model)
-    curve = blink_curve(np.arange(len(clip)) / clip.fps, np.array(starts), np.array(durations))
-    missing = torch.from_numpy(curve).float()[:, None] * (1 - clip.expression @ reader).clamp(min=0)
-    return clip.with_changes(expression=clip.expression + missing @ directions.T)
-
-
-def ensure_blinks(
-    clip: MotionClip, face_model, rest: torch.Tensor, longest_gap: float = 5.0, seed: int = 0
-) -> MotionClip:
-    """Add a blink wherever the lids of a clip stay open for longer than a person's would.
-
-    rest: (64,) expression from which lids close. longest_gap: seconds without a blink. Blinks that are there stay as
-    they are; added ones fall at random instants in the second half of a gap, reproducible from the seed.
-    """
-    clip.check(face_model.hash)
-    _, reader = _blink_directions(face_model)
-    shut = ((clip.expression - rest.cpu()) @ reader).mean(1) > SHUT
-    present = (shut.nonzero()[:, 0] / clip.fps).tolist()
-    rng = np.random.default_rng(seed)
-    starts, durations, last = [], [], 0.0
-    for time in [*present, clip.duration]:
-        while time - last > longest_gap:
-            start = last + rng.uniform(0.5, 0.9) * longest_gap
-            starts.append(np.round(start * clip.fps) / clip.fps)
-            durations.append(rng.uniform(0.9, 1.15))
-            last = start
-        last = max(last, time)
-    return _blink_at(clip, face_model, starts, durations) if starts else clip

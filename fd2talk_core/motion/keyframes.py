@@ -127,6 +127,12 @@ def _in_pose_units(name: str, values: np.ndarray) -> np.ndarray:
     return np.radians(values) if POSE_NAMES[name] < 3 else values
 
 
+def pose_in_units(clip: MotionClip) -> np.ndarray:
+    """The clip's pose (T, 6) in the units of keyframes: degrees, inter-ocular distances, and zoom."""
+    pose = clip.pose.double().numpy()
+    return np.concatenate([np.degrees(pose[:, :3]), pose[:, 3:5], np.expm1(pose[:, 5:])], 1)
+
+
 def parse_keyframes(text: str) -> Keyframes:
     """Read keyframes from JSON, which looks like {"jaw_open": [[0, 0], [1.5, 0.8]], "yaw": [{"time": 2, "value": 10}]}.
 

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..face.model import FaceModel
 from ..face.tracker import FaceTracker
 from ..frames.appearance import crop_for
-from ..video.reading import iter_frames, video_fps
+from ..video.reading import iter_frames, video_fps, video_seconds
 from .clip import MAX_FPS, MotionClip, checked_fps
 from .edit import smooth
 
@@ -157,6 +157,10 @@ def track_video(
         raise UserError("The part of the video is empty. Use a start of 0 or later and a length above 0 seconds.")
     first = round(start * rate)
     last = None if seconds is None else first + max(1, round(seconds * rate))
+    length = video_seconds(path)
+    if length is not None:
+        expected = round(length * rate) if last is None else min(last, round(length * rate))
+        options.setdefault("total", max(0, expected - first))
     frames = _between(iter_frames(path, rate), first, last)
     return track_motion(frames, float(rate), tracker or FaceTracker.load(), face_model or FaceModel.load(), **options)
 

@@ -33,6 +33,12 @@ def video_fps(path: str | Path) -> Fraction:
         return Fraction(container.streams.video[0].average_rate or 25)
 
 
+def video_seconds(path: str | Path) -> float | None:
+    """About how long the video lasts, as the file says; None when it does not."""
+    with _open(path) as container:
+        return container.duration / av.time_base if container.duration else None
+
+
 def iter_frames(path: str | Path, fps: Fraction | float | None = 25) -> Iterator[np.ndarray]:
     """Yield RGB frames, uint8 (H, W, 3), resampled to a constant rate.
 
