@@ -163,10 +163,15 @@ def _stage_table(report) -> Table:
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="Clips with or without sound, prepared or plain videos and stills.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Clips, prepared or plain videos and stills; sound files for the part speech.")
+    ],
     parts: Annotated[
-        str, typer.Option(help="Some of tracker,detector,autoencoder,motion,frames, separated by commas.")
-    ] = "tracker,detector,autoencoder,motion,frames",
+        str,
+        typer.Option(
+            help="Some of tracker,detector,autoencoder,motion,lip-expert,frames,retrack,speech, separated by commas."
+        ),
+    ] = "tracker,detector,autoencoder,motion,lip-expert,frames",
     json: Annotated[Path | None, typer.Option(help="Also write the numbers, clip by clip, to this file.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many clips per part, evenly spread.")] = None,
     all_clips: Annotated[bool, typer.Option("--all", help="Also use clips that training saw.")] = False,
@@ -177,7 +182,14 @@ def evaluate(
     ] = None,
     landmarker: Annotated[
         Path | None,
-        typer.Option(envvar="FD2TALK_LANDMARKER", help="MediaPipe's .task file, needed for plain videos."),
+        typer.Option(envvar="FD2TALK_LANDMARKER", help="MediaPipe's .task file, for plain videos and for retrack."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Motions per clip for the part motion.")] = 3,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Regressor by `fd2talk train baseline`, to compare the part motion with.")
+    ] = None,
+    babble: Annotated[
+        float | None, typer.Option(help="For speech: also with other voices at this speech-to-noise ratio, in dB.")
     ] = None,
 ) -> None:
     """Measure the shipped networks on a folder of clips.
@@ -185,7 +197,13 @@ def evaluate(
     Of a prepared folder, only the people held back from training are used. The
     judge is MediaPipe, not one of the networks that are measured.
 
-    Example:  fd2talk evaluate clips --limit 20 --json result.json
+    Examples:
+
+      fd2talk evaluate clips --limit 20 --json result.json
+
+      fd2talk evaluate clips --parts motion,lip-expert --baseline baseline.safetensors
+
+      fd2talk evaluate voices --parts speech --babble 0
     """
     from .evaluation import report
 
@@ -200,6 +218,9 @@ def evaluate(
         taef1=taef1,
         steps=steps,
         frames_per_clip=frames,
+        seeds=seeds,
+        baseline=baseline,
+        babble_db=babble,
     )
     report.show(result, console)
     if json:

@@ -1,8 +1,7 @@
-"""Measures of tracker, detector, autoencoder and stage 1, each on prepared clips; one row per clip."""
+"""Measures of tracker, detector and autoencoder, each on prepared clips; one row per clip."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,10 +10,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..face.landmarks import face_box, mouth_opening
-from ..face.model import FaceModel
+from ..face.landmarks import face_box
 from ..face.tracker import FaceBox, FaceTracker
-from ..prepare.run import FPS
 from ..training.data import Clip
 from . import metrics
 
@@ -129,55 +126,3 @@ class TinyCoder(torch.nn.Module):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return self.tiny.decode(latents).sample / 2 + 0.5
-
-
-def filled(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Values (T,) with the invalid ones interpolated."""
-    instants = np.arange(len(values))
-    return np.interp(instants, instants[valid], values[valid])
-
-
-def _voiced(clip: Clip) -> bool:
-    return not clip.still and clip.synced
-
-
-def evaluate_motion(clips: list[Clip], model, face_model: FaceModel, seed: int = 0, **settings) -> list[dict]:
-    """Stage 1 on the clips' own sound: generated against labelled mouth opening.
-
-    Mouth opening is the inner-lip gap over the inter-ocular distance, of landmarks rendered from the generated
-    coefficients on the clip's own identity, and of the labels. `still_…` values belong to a mouth that does not move.
-    The lip expert takes no part: it was trained against. settings: passed to `generate_motion`.
-    """
-    from ..motion.sampling import generate_motion
-
-    rows = []
-    for clip in tqdm([c for c in clips if _voiced(c)], desc="motion", unit="clip"):
-        samples, labels = clip.samples(), clip.labels()
-        if samples is None or labels.valid.mean() < 0.9:
-            continue
-        fit = face_model.fit(torch.from_numpy(labels.landmarks[labels.valid]), clip.size)
-        start = time.perf_counter()
-        motion = generate_motion(
-            model,
-            samples,
-            float(FPS),
-            seed=seed,
-            reference_expression=fit.beta[0],
-            reference_pose=fit.pose[0],
-            **settings,
-        )
-        seconds = time.perf_counter() - start
-        count = min(len(motion), len(labels.valid))
-        made = mouth_opening(face_model.vertices(fit.alpha, motion.expression)).numpy()[:count]
-        real = filled(mouth_opening(labels.landmarks + 1e-6), labels.valid)[:count]
-        pose = motion.pose.numpy()[:count]
-        rows.append(
-            {
-                "clip": clip.name,
-                "frames": count,
-                **metrics.opening_scores(made, real),
-                "yaw_std_degrees": float(np.degrees(pose[:, 1].std())),
-                "frames_per_second": count / seconds,
-            }
-        )
-    return rows

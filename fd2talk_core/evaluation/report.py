@@ -7,11 +7,11 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from ..errors import UserError
 from ..face.model import FaceModel
@@ -19,29 +19,17 @@ from ..face.tracker import FaceTracker
 from ..prepare.run import prepare
 from ..training.data import Clip, is_held_back, list_clips
 from ..video.reading import PICTURE_SUFFIXES, VIDEO_SUFFIXES
-from .parts import TinyCoder, evaluate_autoencoder, evaluate_motion, evaluate_tracker
+from .motion import SEEDS, dominant_identities, evaluate_motion, load_baseline, summarise_motion, voiced
+from .parts import TinyCoder, evaluate_autoencoder, evaluate_tracker
+from .shared_sound import shared_sound
+from .summary import show, summarise, tables, write_json
 
 log = logging.getLogger(__name__)
 
-PARTS = ("tracker", "detector", "autoencoder", "motion", "frames")
-COLUMNS = {
-    "tracker": ("nme", "nme_worst"),
-    "detector": ("recall", "extra_faces"),
-    "motion": ("correlation", "best_correlation", "best_lag", "mae", "still_mae", "range_ratio", "yaw_std_degrees"),
-    "frames": (
-        "mouth_l1_ratio",
-        "mouth_l1",
-        "geometry_mouth_l1",
-        "still_mouth_l1",
-        "face_psnr",
-        "geometry_face_psnr",
-        "psnr",
-        "geometry_psnr",
-        "mouth_sharpness",
-        "geometry_mouth_sharpness",
-        "frames_per_second",
-    ),
-}
+__all__ = ["evaluate", "find_clips", "show", "tables", "write_json"]
+
+PARTS = ("tracker", "detector", "autoencoder", "motion", "lip-expert", "frames", "retrack", "speech")
+USUAL_PARTS = ("tracker", "detector", "autoencoder", "motion", "lip-expert", "frames")
 
 
 def _cache_folder(folder: Path) -> Path:
@@ -105,49 +93,50 @@ def spread_by_identity(clips: list[Clip], limit: int | None) -> list[Clip]:
     return spread([clip for group in groups.values() for clip in spread(group, share)], limit)
 
 
-def summarise(rows: list[dict], group: str | None = "kind") -> dict[str, dict]:
-    """Means of every number over all rows and over each group; `best_lag` gives its median too."""
-    groups: dict[str, list[dict]] = {"all": rows}
-    if group:
-        for row in rows:
-            if row.get(group):
-                groups.setdefault(row[group], []).append(row)
-    result = {}
-    for name, members in groups.items():
-        means = {"clips": len(members)}
-        for key in dict.fromkeys(key for row in members for key in row):
-            values = [row[key] for row in members if isinstance(row.get(key), int | float)]
-            if values:
-                means[key] = float(np.mean(values))
-        lags = [row["best_lag"] for row in members if "best_lag" in row]
-        if lags:
-            means["best_lag"] = float(np.median(lags))
-            means["lag_within_1"] = float(np.mean(np.abs(lags) <= 1))
-        result[name] = means
-    return result
-
-
 def _result(rows: list[dict], group: str | None = "kind") -> dict:
     if not rows:
         return {"error": "no clip here fits this measure"}
     return {"summary": summarise(rows, group), "rows": rows}
 
 
-class _Evaluation:
-    """One method per part; networks are loaded when first needed and shared."""
+@dataclass
+class _Options:
+    """What `evaluate` passes on to its parts; the names are its arguments'."""
 
-    def __init__(
-        self,
-        clips: list[Clip],
-        new_people: list[Clip],
-        limit: int | None,
-        taef1: Path | None,
-        steps: int,
-        frames_per_clip: int,
-    ):
-        self.clips, self.new_people = clips, new_people or clips
-        self.limit, self.taef1, self.steps, self.frames_per_clip = limit, taef1, steps, frames_per_clip
+    limit: int | None = None
+    taef1: Path | None = None
+    steps: int = 2
+    frames_per_clip: int = 50
+    seeds: int = SEEDS
+    baseline: Path | None = None
+    babble_db: float | None = None
+    landmarker: Path | None = None
+
+
+class _Evaluation:
+    """One method per part; clips and networks are loaded when first needed and shared."""
+
+    def __init__(self, folder: Path, only_held_back: bool, options: _Options):
+        self.folder, self.only_held_back, self.options = folder, only_held_back, options
+        self.limit = options.limit
         self._tracker_rows: list[dict] | None = None
+
+    @cached_property
+    def _found(self) -> tuple[list[Clip], list[Clip]]:
+        return find_clips(self.folder, self.options.landmarker, self.only_held_back)
+
+    @property
+    def clips(self) -> list[Clip]:
+        return self._found[0]
+
+    @property
+    def new_people(self) -> list[Clip]:
+        return self._found[1] or self._found[0]
+
+    @cached_property
+    def everything(self) -> list[Clip]:
+        """All clips of a prepared folder, held back or not."""
+        return list_clips(self.folder) if (self.folder / "manifest.csv").is_file() else self.clips
 
     def tracker_rows(self) -> list[dict]:
         if self._tracker_rows is None:
@@ -167,34 +156,81 @@ class _Evaluation:
         from ..frames.autoencoder import Autoencoder
 
         coders = {"ours": Autoencoder.load()}
-        if self.taef1:
-            coders["taef1"] = TinyCoder.load(self.taef1)
+        if self.options.taef1:
+            coders["taef1"] = TinyCoder.load(self.options.taef1)
         return _result(evaluate_autoencoder(spread(self.new_people, self.limit), coders))
+
+    def _talking(self) -> list[Clip]:
+        return spread_by_identity([clip for clip in self.clips if voiced(clip)], self.limit)
 
     def motion(self) -> dict:
         from ..motion.model import MotionModel
 
-        voiced = [clip for clip in self.clips if not clip.still and clip.synced]
-        rows = evaluate_motion(spread_by_identity(voiced, self.limit), MotionModel.load().eval(), FaceModel.load())
-        new = {clip.name for clip in self.new_people}
-        for row in rows:
-            row["talker"] = "new talkers" if row["clip"] in new else "talker of the training, new sentences"
-        return _result(rows, "talker")
+        chosen = self._talking()
+        rows = evaluate_motion(
+            chosen,
+            MotionModel.load().eval(),
+            FaceModel.load(),
+            seeds=self.options.seeds,
+            baseline=load_baseline(self.options.baseline),
+            dominant=dominant_identities(self.everything),
+            heard=self._heard(chosen),
+        )
+        return {"summary": summarise_motion(rows), "rows": rows} if rows else _result(rows)
+
+    def _heard(self, chosen: list[Clip]) -> dict[str, str]:
+        """Clips of other than dominant talkers whose sound occurs in training."""
+        few = dominant_identities(self.everything)
+        held = [clip for clip in chosen if clip.held_back and clip.identity not in few]
+        training = [clip for clip in self.everything if not clip.held_back and voiced(clip)]
+        return shared_sound(held, training) if held and training else {}
+
+    def lip_expert(self) -> dict:
+        from ..motion.lip_expert import LipExpert
+        from .lip_expert import evaluate_lip_expert
+
+        dominant = dominant_identities(self.everything)
+        return evaluate_lip_expert(self._talking(), LipExpert.load(), FaceModel.load(), dominant)
 
     def frames(self) -> dict:
         from ..frames.model import FrameModel
         from .reenactment import evaluate_frames
 
         moving = [clip for clip in self.new_people if not clip.still] or [c for c in self.clips if not c.still]
-        rows = evaluate_frames(
-            spread(moving, self.limit), FrameModel.load().eval(), FaceModel.load(), self.frames_per_clip, self.steps
+        chosen = spread(moving, self.limit)
+        count, steps = self.options.frames_per_clip, self.options.steps
+        return _result(evaluate_frames(chosen, FrameModel.load().eval(), FaceModel.load(), count, steps), None)
+
+    def retrack(self) -> dict:
+        from .retrack import CLIPS, evaluate_retracked, summarise_retracked
+
+        chosen = self._talking()
+        rows = evaluate_retracked(
+            chosen if self.limit else spread_by_identity(chosen, CLIPS),
+            self.options.landmarker,
+            FaceModel.load(),
+            steps=self.options.steps,
+            dominant=dominant_identities(self.everything),
         )
-        return _result(rows, None)
+        return {"summary": summarise_retracked(rows), "rows": rows} if rows else _result(rows)
+
+    def speech(self) -> dict:
+        from ..motion.model import MotionModel
+        from .speech import evaluate_speech, summarise_speech
+
+        rows = evaluate_speech(
+            self.folder,
+            MotionModel.load().eval(),
+            FaceModel.load(),
+            limit=self.limit,
+            babble_db=self.options.babble_db,
+        )
+        return {"summary": summarise_speech(rows), "rows": rows}
 
 
 def evaluate(
     folder: str | Path,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] = USUAL_PARTS,
     *,
     landmarker: str | Path | None = None,
     limit: int | None = None,
@@ -203,18 +239,25 @@ def evaluate(
     taef1: str | Path | None = None,
     steps: int = 2,
     frames_per_clip: int = 50,
+    seeds: int = SEEDS,
+    baseline: str | Path | None = None,
+    babble_db: float | None = None,
 ) -> dict:
-    """Measure the shipped networks on a folder of clips.
+    """Measure the shipped networks on a folder of clips, or stage 1 on a folder of sound files.
 
     Args:
-        folder: prepared by `fd2talk prepare`, or plain videos and stills (then prepared into the user's cache).
-        parts: some of tracker, detector, autoencoder, motion, frames.
-        landmarker: MediaPipe .task file, needed for a folder that is not prepared.
+        folder: prepared by `fd2talk prepare`, or plain videos and stills (then prepared into the user's cache). For
+            the part speech: sound files.
+        parts: some of tracker, detector, autoencoder, motion, lip-expert, frames, retrack, speech.
+        landmarker: MediaPipe .task file, needed for a folder that is not prepared, and for retrack.
         limit: at most so many clips per part, evenly spread.
         only_held_back: of a prepared folder, use only what training did not see.
         out_json: where to write the result.
         taef1: folder with taef1_encoder.safetensors and taef1_decoder.safetensors, to compare the autoencoder with.
         steps, frames_per_clip: of stage 2.
+        seeds: motions per clip for the part motion; two or more tell how much they differ.
+        baseline: regressor by `fd2talk train baseline`, to compare the part motion with.
+        babble_db: for the part speech: also with other voices at this ratio of speech to noise, in dB.
 
     Returns {"folder", "clips", "parts": {part: {"summary": {group: means}, "rows": [...]} or {"error": text}}}.
     A part whose weights are missing tells so under "error"; the others are still measured.
@@ -222,54 +265,29 @@ def evaluate(
     unknown = set(parts) - set(PARTS)
     if unknown:
         raise UserError(f"There is no part called '{sorted(unknown)[0]}'. Choose from: {', '.join(PARTS)}.")
-    clips, new_people = find_clips(Path(folder), Path(landmarker) if landmarker else None, only_held_back)
-    evaluation = _Evaluation(clips, new_people, limit, Path(taef1) if taef1 else None, steps, frames_per_clip)
-    result = {"folder": str(folder), "clips": len(clips), "parts": {}}
+    if not 1 <= seeds <= 100:
+        raise UserError(f"The number of seeds is {seeds}. Use 1 to 100; 3 is usual.")
+    options = _Options(
+        limit,
+        Path(taef1) if taef1 else None,
+        steps,
+        frames_per_clip,
+        seeds,
+        Path(baseline) if baseline else None,
+        babble_db,
+        Path(landmarker) if landmarker else None,
+    )
+    evaluation = _Evaluation(Path(folder), only_held_back, options)
+    result = {"folder": str(folder), "clips": 0, "parts": {}}
+    if set(parts) != {"speech"}:
+        # A folder that cannot be used at all is told once, not once per part.
+        result["clips"] = len(evaluation.clips)
     for part in (name for name in PARTS if name in parts):
         try:
-            result["parts"][part] = getattr(evaluation, part)()
+            result["parts"][part] = getattr(evaluation, part.replace("-", "_"))()
         except UserError as error:
             log.warning("%s: %s", part, error)
             result["parts"][part] = {"error": str(error)}
     if out_json:
         write_json(Path(out_json), result)
     return result
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a result. Raises UserError when the place cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"The file {path} cannot be written ({error.strerror}). Choose another place.") from error
-
-
-def tables(result: dict) -> list[Table]:
-    """One rich table per part of `evaluate`'s result: a row for all clips and for each group."""
-    made = []
-    for part, content in result["parts"].items():
-        table = Table(title=part, title_justify="left")
-        if "error" in content:
-            table.add_column("not measured")
-            table.add_row(content["error"])
-        else:
-            first = content["summary"]["all"]
-            columns = [key for key in COLUMNS.get(part, ()) if key in first]
-            columns = columns or [key for key in first if key not in ("clips", "frames")]
-            table.add_column("group")
-            table.add_column("clips", justify="right")
-            for key in columns:
-                table.add_column(key.replace("_", " "), justify="right")
-            for group, means in content["summary"].items():
-                values = [f"{means[key]:.4g}" if key in means else "" for key in columns]
-                table.add_row(group, str(means["clips"]), *values)
-        made.append(table)
-    return made
-
-
-def show(result: dict, console: Console | None = None) -> None:
-    """Draw `evaluate`'s result as tables on a console, the terminal by default."""
-    console = console or Console()
-    for table in tables(result):
-        console.print(table)

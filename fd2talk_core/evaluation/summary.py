@@ -1,0 +1,170 @@
+"""What is done with the rows of a part: means by group, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import UserError
+
+# Parts with many numbers are drawn with a row per number.
+TALL = {"motion", "retrack"}
+COLUMNS = {
+    "tracker": ("nme", "nme_worst"),
+    "detector": ("recall", "extra_faces"),
+    "motion": (
+        "correlation",
+        "best_correlation",
+        "best_lag",
+        "lag_within_1",
+        "vs_first",
+        "vs_mean",
+        "range_ratio",
+        "lip_jitter_ratio",
+        "blinks_per_minute",
+        "real_blinks_per_minute",
+        "pitch_std",
+        "real_pitch_std",
+        "yaw_std",
+        "real_yaw_std",
+        "roll_std",
+        "real_roll_std",
+        "pose_spread_ratio",
+        "seed_difference",
+        "seed_difference_ratio",
+        "pose_speed",
+        "real_pose_speed",
+        "pose_jitter_ratio",
+        "x_real_time",
+    ),
+    "lip-expert": (
+        "clip_offset_1",
+        "offsets_tried",
+        "windows",
+        "second_offset_1",
+        "second_offsets_tried",
+        "clip_of_32",
+        "crowd",
+    ),
+    "retrack": (
+        "correlation",
+        "best_correlation",
+        "best_lag",
+        "lag_within_1",
+        "asked_correlation",
+        "range_ratio",
+        "opening_jitter_ratio",
+        "blinks_per_minute",
+        "real_blinks_per_minute",
+        "face_lost",
+    ),
+    "speech": (
+        "activity_correlation",
+        "worst_activity_correlation",
+        "opening_correlation",
+        "opening_in_speech",
+        "opening_in_pauses",
+        "closing_frames",
+        "blinks_per_minute",
+        "longest_stare",
+        "pose_spread",
+        "strength",
+        "collapsed",
+    ),
+    "frames": (
+        "mouth_l1_ratio",
+        "mouth_l1",
+        "geometry_mouth_l1",
+        "still_mouth_l1",
+        "face_psnr",
+        "geometry_face_psnr",
+        "psnr",
+        "geometry_psnr",
+        "mouth_sharpness",
+        "geometry_mouth_sharpness",
+        "frames_per_second",
+    ),
+}
+
+
+def summarise(rows: list[dict], group: str | None = "kind") -> dict[str, dict]:
+    """Means of every number over all rows and over each group; `best_lag` gives its median too."""
+    groups: dict[str, list[dict]] = {"all": rows}
+    if group:
+        for row in rows:
+            if row.get(group):
+                groups.setdefault(row[group], []).append(row)
+    result = {}
+    for name, members in groups.items():
+        means = {"clips": len(members)}
+        for key in dict.fromkeys(key for row in members for key in row):
+            values = [row[key] for row in members if isinstance(row.get(key), int | float)]
+            if values:
+                means[key] = float(np.mean(values))
+        lags = [row["best_lag"] for row in members if "best_lag" in row]
+        if lags:
+            means["best_lag"] = float(np.median(lags))
+            means["lag_within_1"] = float(np.mean(np.abs(lags) <= 1))
+        result[name] = means
+    return result
+
+
+def _without_nan(value):
+    """The same JSON value with null for numbers that are not defined."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a result. Raises UserError when the place cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_without_nan(content), indent=1), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"The file {path} cannot be written ({error.strerror}). Choose another place.") from error
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.4g}"
+
+
+def tables(result: dict) -> list[Table]:
+    """One rich table per part of `evaluate`'s result: a row per group, or where there are many numbers, a column."""
+    made = []
+    for part, content in result["parts"].items():
+        table = Table(title=part, title_justify="left")
+        if "error" in content:
+            table.add_column("not measured")
+            table.add_row(content["error"])
+            made.append(table)
+            continue
+        summary = content["summary"]
+        present = list(dict.fromkeys(key for means in summary.values() for key in means))
+        columns = [key for key in COLUMNS.get(part, ()) if key in present]
+        columns = columns or [key for key in present if key not in ("clips", "frames")]
+        cells = [[str(means["clips"]), *(_text(means.get(key)) for key in columns)] for means in summary.values()]
+        heads, titles = ["clips", *(key.replace("_", " ") for key in columns)], list(summary)
+        if part in TALL:
+            cells, heads, titles = [list(row) for row in zip(*cells, strict=True)], titles, heads
+        table.add_column("number" if part in TALL else "group")
+        for head in heads:
+            table.add_column(head, justify="right")
+        for title, row in zip(titles, cells, strict=True):
+            table.add_row(title, *row)
+        made.append(table)
+    return made
+
+
+def show(result: dict, console: Console | None = None) -> None:
+    """Draw `evaluate`'s result as tables on a console, the terminal by default."""
+    console = console or Console()
+    for table in tables(result):
+        console.print(table)
