@@ -336,8 +336,12 @@ def build_corpus(path: Path, minutes: float = 180.0, seed: int = 0, workers: int
     count = max(1, round(minutes / chunk))
     flite = round(count * FLITE_SHARE)
     jobs = [(seed * 100000 + k, "flite" if k < flite else "espeak", minutes / count) for k in range(count)]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        chunks = list(tqdm(pool.map(_work, jobs), total=len(jobs), desc="synthetic speech", unit="chunk"))
+    progress = {"total": len(jobs), "desc": "synthetic speech", "unit": "chunk"}
+    if workers == 1:
+        chunks = [_work(job) for job in tqdm(jobs, **progress)]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            chunks = list(tqdm(pool.map(_work, jobs), **progress))
     clips = [clip for chunk_clips in chunks for clip in chunk_clips]
     voices = sorted({clip[2] for clip in clips})
     languages = sorted({clip[3] for clip in clips})
