@@ -13,7 +13,7 @@ from fd2talk_core.errors import UserError
 from fd2talk_core.face.landmarks import LIP_GAP
 from fd2talk_core.face.model import FaceModel
 from fd2talk_core.motion.clip import MotionClip
-from fd2talk_core.motion.edit import add_blinks, apply_controls
+from fd2talk_core.motion.edit import apply_controls
 from fd2talk_core.motion.preview import (
     FACE_HEIGHT,
     LIPS,
@@ -21,7 +21,6 @@ from fd2talk_core.motion.preview import (
     VIDEO_PLOT_HEIGHT,
     VIDEO_WIDTH,
     _Wireframe,
-    blinks_per_minute,
     curves_of,
     plot_area,
     plot_motion,
@@ -63,12 +62,6 @@ def test_curves_show_controls_and_pose_in_degrees(face_model):
     assert np.ptp(curves["jaw_open"]) == pytest.approx(0.8, abs=0.02)
     assert np.ptp(curves["yaw"]) == pytest.approx(np.degrees(0.4), rel=0.02)
     assert np.ptp(curves["mouth_wide"]) < 0.05 and np.ptp(curves["blink"]) < 1e-3 and np.ptp(curves["roll"]) == 0
-
-
-def test_blinks_are_counted(face_model):
-    clip = add_blinks(still(face_model, 1500), face_model, 20, seed=3)
-    assert blinks_per_minute(still(face_model), face_model) == 0
-    assert 10 <= blinks_per_minute(clip, face_model) <= 30
 
 
 def test_plot_has_the_size_asked_for_and_shows_movement(face_model):

@@ -24,8 +24,8 @@ from ..face.landmarks import (
     eye_opening,
 )
 from ..face.model import N_IDENTITY, FaceModel
+from .blinks import find_blinks
 from .clip import MotionClip
-from .edit import SHUT
 
 Progress = Callable[[int, int], None]
 Colour = tuple[int, int, int]
@@ -101,12 +101,6 @@ def curves_of(clip: MotionClip, face_model: FaceModel) -> list[tuple[str, str, d
     turn = dict(zip(("pitch", "yaw", "roll"), np.degrees(pose[:, :3]).T, strict=True))
     shift = {"x": 100 * pose[:, 3], "y": 100 * pose[:, 4], "zoom": 100 * np.expm1(pose[:, 5])}
     return [*panels, ("Head turn", "°", turn), ("Head shift", "% of eye distance", shift)]
-
-
-def blinks_per_minute(clip: MotionClip, face_model: FaceModel) -> float:
-    """How often the lids close past half way, per minute."""
-    shut = read_controls(clip, face_model, ("blink_left", "blink_right")).mean(1) > SHUT
-    return float((shut & ~np.r_[False, shut[:-1]]).sum() / clip.duration * 60)
 
 
 def _columns(values: int, columns: int) -> np.ndarray:
@@ -225,7 +219,7 @@ def plot_motion(
     left, right = plot_area(size)
     length = f"{clip.duration:.1f} s" if clip.duration < 60 else _clock(clip.duration, 60)
     seconds = f"{length}, {len(clip)} frame{'s' * (len(clip) != 1)} at {clip.fps:g} per second"
-    blinks = f"{blinks_per_minute(clip, face_model):.0f} blinks per minute"
+    blinks = f"{len(find_blinks(clip, face_model)) / clip.duration * 60:.0f} blinks per minute"
     plot.text(left, gap, f"{seconds}, {blinks}", DIM)
     top, bottom = gap + line, height - line - gap * 0.6
     panels = curves_of(clip, face_model)

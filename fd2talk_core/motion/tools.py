@@ -56,6 +56,12 @@ def crop(clip: MotionClip, start: float = 0.0, end: float | None = None) -> Moti
     return _rows(clip, slice(first, max(first + 1, round(end * clip.fps))))
 
 
+def fitted(clip: MotionClip, seconds: float) -> MotionClip:
+    """The clip brought to a length by cutting its end or holding its last frame; at least one frame."""
+    frames = max(1, frame_count(_seconds(seconds, "length"), clip.fps))
+    return _rows(clip, torch.arange(frames).clamp(max=len(clip) - 1))
+
+
 def retime(clip: MotionClip, fps: float | None = None, speed: float = 1.0, duration: float | None = None) -> MotionClip:
     """Another frame rate, another speed, or both.
 
