@@ -58,6 +58,12 @@ def _rms(samples: np.ndarray, start: int, frames: int) -> np.ndarray:
     return np.sqrt((piece.reshape(frames, FRAME_SAMPLES) ** 2).mean(1))
 
 
+def _all_rms(samples: np.ndarray) -> np.ndarray:
+    frames = feature_frames(len(samples))
+    blocks = range(0, frames, _BLOCK_FRAMES)  # a long recording need not be copied whole
+    return np.concatenate([_rms(samples, start, min(_BLOCK_FRAMES, frames - start)) for start in blocks])
+
+
 def measure_loudness(samples: np.ndarray) -> Loudness:
     """Speech level and noise gate of a recording, float32 (N,), 16 kHz.
 
@@ -67,13 +73,16 @@ def measure_loudness(samples: np.ndarray) -> Loudness:
     the speech level: faint consonants pass. A recording with less than 6 dB between its quiet and loud frames is steady
     noise, and all of it stays under the gate.
     """
-    frames = feature_frames(len(samples))
-    blocks = range(0, frames, _BLOCK_FRAMES)  # a long recording need not be copied whole
-    rms = np.concatenate([_rms(samples, start, min(_BLOCK_FRAMES, frames - start)) for start in blocks])
+    rms = _all_rms(samples)
     quietest, usual, loudest = np.percentile(rms, [5, 95, 99.9])
     speech = max(usual, loudest / 4, _QUIETEST_LEVEL)
     steady = 1 - np.clip(usual / max(quietest, 1e-9) - 2, 0, 1)
     return Loudness(float(speech), float(np.clip(3.2 * quietest, speech / 40, speech / 20 * 100**steady)))
+
+
+def silent_frames(samples: np.ndarray, loudness: Loudness) -> np.ndarray:
+    """Which 40-ms frames of a recording stay under its gate, bool (feature_frames(N),)."""
+    return _all_rms(samples) <= loudness.gate
 
 
 @lru_cache(maxsize=1)

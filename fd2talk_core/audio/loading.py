@@ -104,7 +104,9 @@ def _mono_16k(pieces: Iterable[np.ndarray], rate: int, min_seconds: float) -> np
         total += len(block)
         result.append(stream.resample_chunk(block - offset) if stream else block - offset)
     if total < max(min_seconds * rate, 1):
-        raise UserError(f"The audio is {total / rate:.2f} s long, shorter than {min_seconds} s. Use a longer recording.")
+        raise UserError(
+            f"The audio is {total / rate:.2f} s long, shorter than {min_seconds} s. Use a longer recording."
+        )
     if stream:
         result.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
     length = -(-total * SAMPLE_RATE // rate)

@@ -1,0 +1,80 @@
+"""The mouth in silence: closed, and quickly so. An audible pause with an open mouth is what gives a puppet away."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..face.landmarks import LIPS_INNER
+
+CLOSING_FRAMES = 3
+OPENING_FRAMES = 5
+SHORTEST_PAUSE = 7  # frames: shorter silences are the closed stops inside words
+# Vertical gaps of nine pairs of inner-lip vertices, from corner to corner, in inter-ocular distances: medians of 31,000
+# quiet frames of real talkers with closed mouths. Lips that touch are not at zero, as the vertices lie on their rims.
+CLOSED_GAPS = (0.0065, 0.0118, 0.0164, 0.0184, 0.0184, 0.0186, 0.0167, 0.0120, 0.0064)
+_GAP_NOISE = 0.002
+
+
+def silence_weight(silent: np.ndarray) -> np.ndarray:
+    """How closed the mouth must be, 0..1 per 25-fps frame.
+
+    silent: bool (T,), frames under the loudness gate. Before and after the recording is silence, too; a lone loud
+    frame in a pause, a click, does not end it. In pauses of more than a quarter of a second the weight reaches 1 in
+    their third frame, and leaves it five frames before sound comes back, as mouths open before they speak.
+    """
+    silent = np.asarray(silent, bool)
+    frames = len(silent)
+    padded = np.r_[np.ones(SHORTEST_PAUSE, bool), silent, np.ones(SHORTEST_PAUSE, bool)]
+    edges = np.flatnonzero(np.diff(padded.astype(np.int8)))  # loud stretches are edges[0] + 1 .. edges[1], and so on
+    starts, stops = edges[::2] + 1, edges[1::2] + 1
+    before = starts - np.r_[0, stops][: len(starts)]
+    after = np.r_[starts, len(padded)][1:] - stops
+    for start, stop, left, right in zip(starts, stops, before, after, strict=True):
+        if stop - start == 1 and min(left, right) >= SHORTEST_PAUSE:
+            padded[start] = True
+    edges = np.flatnonzero(np.diff(np.r_[False, padded, False].astype(np.int8)))
+    weight = np.zeros(len(padded), np.float32)
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        inside = np.arange(first, last)
+        since = np.full(len(inside), CLOSING_FRAMES) if first == 0 else inside - first + 1
+        until = np.full(len(inside), OPENING_FRAMES) if last == len(padded) else last - inside
+        if last - first < SHORTEST_PAUSE:
+            continue
+        progress = np.minimum((since / CLOSING_FRAMES).clip(max=1), (until / OPENING_FRAMES).clip(max=1))
+        weight[first:last] = (1 - np.cos(np.pi * progress)) / 2
+    return weight[SHORTEST_PAUSE : SHORTEST_PAUSE + frames]
+
+
+def closed_mouth(rest: Tensor, face_model, std: Tensor) -> Tensor:
+    """The portrait's own mouth with lips together: rest where it is closed, else the likeliest closed mouth near it.
+
+    rest: (64,) expression. std: (64,) usual deviation of the coefficients. A smile with bare teeth becomes a smile
+    with closed lips: the change is the smallest in units of `std` that closes the gaps (a Gaussian conditioned on
+    the nine lip gaps, which are linear in the coefficients).
+
+    Returns (64,), which differs from rest in the mouth region only.
+    """
+    count = len(LIPS_INNER)
+    upper = [LIPS_INNER[count - i] for i in range(1, count // 2)]
+    lower = [LIPS_INNER[i] for i in range(1, count // 2)]
+    rest, std = rest.double().cpu(), std.double().cpu()
+    mouth = face_model.slices["mouth"]
+    slope = (face_model.exp_basis[mouth, :, 1][:, lower] - face_model.exp_basis[mouth, :, 1][:, upper]).double().T
+    shape = face_model.mean.double() + torch.einsum("k,kvc->vc", rest, face_model.exp_basis.double())
+    gaps = shape[lower, 1] - shape[upper, 1]  # (9,)
+    missing = torch.minimum(torch.tensor(CLOSED_GAPS, dtype=torch.float64) - gaps, torch.zeros(()).double())
+    if missing.abs().max() < 1e-6:
+        return rest.float()
+    spread = slope * std[mouth] ** 2  # (9, mouth)
+    system = spread @ slope.T + _GAP_NOISE**2 * torch.eye(len(gaps), dtype=torch.float64)
+    closed = rest.clone()
+    closed[mouth] += spread.T @ torch.linalg.solve(system, missing)
+    return closed.float()
+
+
+def close_mouth(expression: Tensor, closed: Tensor, weight: Tensor, mouth: slice) -> None:
+    """Ease the mouth coefficients of expression (T, 64), in place, towards closed (64,) by weight (T,)."""
+    part = expression[:, mouth]
+    part += weight[:, None].to(part) * (closed[mouth].to(part) - part)
