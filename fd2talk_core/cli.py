@@ -236,15 +236,22 @@ def bench(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
     taef1: Annotated[Path | None, typer.Option(help="Folder with TAEF1's two files, timed for comparison.")] = None,
+    minutes: Annotated[
+        str, typer.Option(help="Also measure the motion stage with so many minutes of sound, say 1,10,30.")
+    ] = "",
 ) -> None:
     """Measure speed and memory of the main job on this machine.
 
-    Example:  fd2talk bench --json speed.json
+    Example:  fd2talk bench --minutes 1,10,30 --json speed.json
     """
     from .evaluation import bench as speed
 
+    try:
+        lengths = [float(number) for number in minutes.split(",") if number.strip()]
+    except ValueError as error:
+        raise UserError(f"The lengths '{minutes}' are no numbers. Write minutes as --minutes 1,10,30.") from error
     with console.status("rendering"):
-        result = speed.bench(portrait, audio, size, steps, device, json, taef1)
+        result = speed.bench(portrait, audio, size, steps, device, json, taef1, lengths)
     speed.show(result, console)
     if json:
         console.print(f"The numbers are in {escape(str(json))}.", highlight=False)

@@ -11,14 +11,27 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from fd2talk_core.errors import UserError
-from fd2talk_core.evaluation import bench, parts, reenactment, report
+from fd2talk_core.evaluation import (
+    bench,
+    bench_motion,
+    lip_expert,
+    motion,
+    parts,
+    reenactment,
+    report,
+    retrack,
+    summary,
+)
 from fd2talk_core.evaluation.metrics import mouth_box
+from fd2talk_core.evaluation.tracked import track_clip
 from fd2talk_core.face.landmarks import FACE_OVAL, LIPS_OUTER
 from fd2talk_core.face.model import FaceModel
 from fd2talk_core.face.tracker import FaceBox, FaceTracker, TrackedFace
 from fd2talk_core.frames.autoencoder import Autoencoder
 from fd2talk_core.frames.model import FrameModel
+from fd2talk_core.motion.clip import MotionClip
 from fd2talk_core.motion.model import MotionConfig, MotionModel
+from fd2talk_core.training.baseline import Baseline, BaselineConfig
 from fd2talk_core.training.data import is_held_back, list_clips
 from fd2talk_core.video.writer import SegmentedWriter
 
@@ -186,13 +199,87 @@ def test_frames_without_residual_equal_the_geometry(prepared, face_model, monkey
     assert row["still_face_psnr"] > row["geometry_face_psnr"]
 
 
-def test_motion_rows_of_an_untrained_model(prepared, face_model):
-    model = MotionModel(MotionConfig(width=48, pose_width=48, audio_width=48, heads=2, pose_heads=2, depth=1))
-    model.face_model_hash = face_model.hash
-    rows = parts.evaluate_motion(list_clips(prepared), model.eval(), face_model, steps=2)
-    assert [row["clip"] for row in rows] == ["talk_a", "talk_b"]
+def small_motion_model(face_model):
+    config = MotionConfig(width=48, pose_width=48, audio_width=48, heads=2, pose_heads=2, depth=1)
+    return MotionModel(config, face_model.hash).eval()
+
+
+def test_motion_rows_of_an_untrained_model_and_of_a_regressor(prepared, face_model):
+    rows = motion.evaluate_motion(
+        list_clips(prepared), small_motion_model(face_model), face_model, seeds=2, steps=2,
+        baseline=Baseline(BaselineConfig(width=8), face_model.hash).eval(), dominant={"nobody"},
+        heard={"talk_b": "talk_c"},
+    )  # fmt: skip
+    assert [(row["clip"], row["model"]) for row in rows] == [
+        (clip, kind) for clip in ("talk_a", "talk_b") for kind in ("stage 1", "baseline")
+    ]
     for row in rows:
         assert row["frames"] == FRAMES and row["still_mae"] > 0.01 and -1 <= row["correlation"] <= 1
+        assert row["first_distance"] > 0 and row["real_lip_jitter"] >= 0
+    assert "pose_spread" in rows[0] and "pose_spread" not in rows[1] and rows[0]["seed_difference"] > 0
+    assert rows[0]["talker"] == motion.OTHERS and rows[2]["talker"] == motion.HEARD
+    assert rows[2]["sound_heard_in"] == "talk_c"
+    summary_of = motion.summarise_motion(rows)
+    assert list(summary_of)[:2] == ["all", "baseline: all"] and summary_of["all"]["clips"] == 2
+
+
+def test_the_right_motion_scores_perfectly(prepared, face_model, monkeypatch):
+    clip = next(c for c in list_clips(prepared) if c.name == "talk_a")
+    real = track_clip(clip, face_model)
+
+    def oracle(model, samples, fps, **settings):
+        return MotionClip(real.expression, real.pose - real.pose[0], fps, face_model.hash)
+
+    monkeypatch.setattr("fd2talk_core.motion.sampling.generate_motion", oracle)
+    (row,) = motion.evaluate_motion([clip], None, face_model, seeds=2)
+    assert row["correlation"] > 0.99 and row["vs_mean"] < 1e-6 and row["range_ratio"] == pytest.approx(1, abs=0.1)
+    assert row["lip_jitter"] == pytest.approx(row["real_lip_jitter"]) and row["seed_difference"] == 0
+    assert row["pose_spread"] == pytest.approx(row["real_pose_spread"])
+
+
+def test_pooled_numbers_weigh_clips_by_what_happens_in_them():
+    quiet = {"blinks": 1, "real_blinks": 2, "seconds": 3, "lip_distance": 0.1, "mean_distance": 0.1}
+    lively = {"blinks": 0, "real_blinks": 0, "seconds": 57, "lip_distance": 0.2, "mean_distance": 0.5}
+    rows = [
+        quiet | {"lip_jitter": float("nan"), "real_lip_jitter": float("nan")},
+        lively | {"lip_jitter": 0.1, "real_lip_jitter": 0.2},
+    ]
+    numbers = motion.pooled(rows)
+    assert numbers["blinks_per_minute"] == 1 and numbers["real_blinks_per_minute"] == 2
+    assert numbers["vs_mean"] == pytest.approx(0.5) and numbers["lip_jitter_ratio"] == pytest.approx(0.5)
+    assert "seed_difference_ratio" not in numbers
+
+
+def test_labels_of_the_real_frames_equal_the_real_clip(prepared, face_model):
+    clip = next(c for c in list_clips(prepared) if c.name == "talk_a")
+    real, labels = track_clip(clip, face_model), clip.labels()
+    labels.valid[5] = False
+    labels.landmarks[5] = 0
+    row = retrack.compare_labels(labels, SIZE, real, face_model, real.opening)
+    assert row["correlation"] > 0.97 and row["asked_correlation"] > 0.97 and row["vs_mean"] < 0.2
+    assert row["face_lost"] == pytest.approx(1 / FRAMES) and row["frames"] == FRAMES
+    labels.valid[:] = False
+    with pytest.raises(UserError, match="no face"):
+        retrack.compare_labels(labels, SIZE, real, face_model)
+    with pytest.raises(UserError, match="--landmarker"):
+        retrack.evaluate_retracked([clip], None, face_model)
+
+
+def test_lip_expert_part_leaves_out_what_is_shorter_than_a_second(prepared, face_model):
+    assert "error" in lip_expert.evaluate_lip_expert(list_clips(prepared), None, face_model)
+
+
+def test_numbers_without_a_value_are_null_in_the_file(tmp_path):
+    summary.write_json(tmp_path / "r.json", {"a": [1.0, float("nan")], "b": {"c": float("inf")}})
+    assert json.loads((tmp_path / "r.json").read_text()) == {"a": [1.0, None], "b": {"c": None}}
+
+
+def test_tall_tables_have_a_row_per_number():
+    groups = {"all": {"clips": 2, "correlation": 0.5, "vs_mean": float("nan")}, "other voices": {"clips": 1}}
+    (table,) = summary.tables({"parts": {"motion": {"summary": groups, "rows": []}}})
+    assert [column.header for column in table.columns] == ["number", "all", "other voices"]
+    assert list(table.columns[0].cells) == ["clips", "correlation", "vs mean"]
+    assert list(table.columns[1].cells) == ["2", "0.5", ""]
 
 
 def test_summary_groups_and_lags():
@@ -201,10 +288,10 @@ def test_summary_groups_and_lags():
         {"clip": "b", "kind": "photo", "nme": 0.3, "best_lag": 3},
         {"clip": "c", "kind": "video", "nme": 0.5, "best_lag": 1},
     ]
-    summary = report.summarise(rows)
-    assert summary["all"]["nme"] == pytest.approx(0.3) and summary["photo"]["nme"] == pytest.approx(0.2)
-    assert summary["all"]["best_lag"] == 1 and summary["all"]["lag_within_1"] == pytest.approx(2 / 3)
-    assert summary["video"]["clips"] == 1
+    means = summary.summarise(rows)
+    assert means["all"]["nme"] == pytest.approx(0.3) and means["photo"]["nme"] == pytest.approx(0.2)
+    assert means["all"]["best_lag"] == 1 and means["all"]["lag_within_1"] == pytest.approx(2 / 3)
+    assert means["video"]["clips"] == 1
 
 
 def test_limits_spread_over_people(prepared):
@@ -230,10 +317,31 @@ def test_missing_weights_are_reported_and_the_rest_goes_on(prepared, tmp_path, m
 def test_bad_requests(prepared, tmp_path):
     with pytest.raises(UserError, match="no part called 'nose'"):
         report.evaluate(prepared, ("nose",))
+    with pytest.raises(UserError, match="number of seeds is 0"):
+        report.evaluate(prepared, ("motion",), seeds=0)
     with pytest.raises(UserError, match="does not exist"):
         report.evaluate(tmp_path / "nowhere")
     with pytest.raises(UserError, match="not prepared.*--landmarker"):
         report.evaluate(tmp_path)
+
+
+def test_a_long_recording_repeats_the_voice(tmp_path):
+    voice = np.sin(np.arange(16_000) / 20).astype(np.float32) * 0.5
+    bench_motion.write_recording(voice, 0.05, tmp_path / "long.wav")
+    read = bench_motion.load_mono_16k(tmp_path / "long.wav")
+    assert len(read) == 48_000 and np.abs(read[16_000:32_000] - voice).max() < 2e-3
+    with pytest.raises(UserError, match="above 0"):
+        bench_motion.bench_motion(tmp_path / "long.wav", (0.0,))
+
+
+def test_stage_1_is_measured_in_a_process_of_its_own(tmp_path):
+    bench_motion.write_recording(np.random.default_rng(0).normal(0, 0.1, 16_000), 0.02, tmp_path / "voice.wav")
+    result = bench_motion.bench_motion(tmp_path / "voice.wav", (0.05, 0.02))
+    assert [row["frames"] for row in result["lengths"]] == [30, 75]
+    assert all(row["x_real_time"] > 0 and row["peak_memory_mb"] > 50 for row in result["lengths"])
+    assert abs(result["memory_growth"]) < 0.1
+    table = bench._motion_table(result | {"memory_growth": 0.5})
+    assert "not flat" in table.title and table.row_count == 2
 
 
 def test_coder_times_are_per_frame():

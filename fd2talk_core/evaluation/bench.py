@@ -7,6 +7,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..device import autocast, pick_device
+from .bench_motion import FLAT, bench_motion
 from .parts import TinyCoder
-from .report import write_json
+from .summary import write_json
 
 REPEATS = 15
 
@@ -64,16 +66,19 @@ def bench(
     device: str = "cpu",
     out_json: str | Path | None = None,
     taef1: str | Path | None = None,
+    minutes: Sequence[float] = (),
 ) -> dict:
-    """Run the main job once and time its stages; then time the autoencoder alone.
+    """Run the main job once and time its stages; then the autoencoder alone, and stage 1 on long recordings.
 
     Args:
         portrait, audio, size, steps, device: as for `talk`.
         out_json: where to write the result.
         taef1: folder with taef1_encoder.safetensors and taef1_decoder.safetensors, timed for comparison.
+        minutes: lengths of sound that stage 1 is measured with, each in a process of its own; none = not measured.
 
     Returns machine, seconds per stage, frames_per_second end to end (models loaded, video written),
-    seconds_to_first_frame, peak_memory_mb, and per coder encode_ms and decode_ms of one frame.
+    seconds_to_first_frame, peak_memory_mb, per coder encode_ms and decode_ms of one frame, and motion
+    (see `bench_motion`) where minutes were given.
     """
     from ..frames.autoencoder import Autoencoder
     from ..pipeline import talk
@@ -108,6 +113,8 @@ def bench(
     if taef1:
         ours, theirs = result["coders"]["ours"], result["coders"]["taef1"]
         result["coders"]["times_faster"] = {key: theirs[key] / ours[key] for key in ours}
+    if minutes:
+        result["motion"] = bench_motion(audio, minutes, device)
     if out_json:
         write_json(Path(out_json), result)
     return result
@@ -135,7 +142,20 @@ def tables(result: dict) -> list[Table]:
         unit = " x" if name == "times_faster" else " ms"
         for key, value in values.items():
             figures.add_row(f"{name.replace('_', ' ')}: {key.removesuffix('_ms')}", f"{value:.1f}{unit}")
-    return [stages, figures]
+    return [stages, figures, *([_motion_table(result["motion"])] if "motion" in result else [])]
+
+
+def _motion_table(result: dict) -> Table:
+    growth = result["memory_growth"]
+    verdict = "" if growth is None else f", memory {growth:+.0%} ({'flat' if abs(growth) <= FLAT else 'not flat'})"
+    table = Table(title=f"stage 1{verdict}", title_justify="left")
+    for name in ("minutes of sound", "seconds", "x real time", "peak memory, MB"):
+        table.add_column(name, justify="right")
+    for row in result["lengths"]:
+        values = (row["minutes"], row["seconds"], row["x_real_time"])
+        memory = row["peak_memory_mb"]
+        table.add_row(*(f"{value:.1f}" for value in values), f"{memory:.0f}" if memory else "unknown")
+    return table
 
 
 def show(result: dict, console: Console | None = None) -> None:

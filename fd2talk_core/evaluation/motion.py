@@ -24,7 +24,8 @@ from .tracked import TrackedClip, face_points, track_clip
 log = logging.getLogger(__name__)
 
 SEEDS = 3
-DOMINANT, OTHERS, HEARD = "dominant voice, new sentences", "other talkers", "other talkers, sound heard in training"
+# Groups of the tables; of the last one, the sound, but not the face, occurs in training.
+DOMINANT, OTHERS, HEARD = "dominant voice", "other voices", "other faces, sound heard"
 # Ratios of sums over all clips: a mean of ratios would be ruled by clips in which hardly anything happens.
 POOLED = {
     "vs_first": ("lip_distance", "first_distance"),
@@ -150,7 +151,7 @@ def pooled(rows: list[dict]) -> dict[str, float]:
 
 
 def summarise_motion(rows: list[dict]) -> dict[str, dict]:
-    """Summary by talkers and model: names like `other talkers`, and `baseline: other talkers`."""
+    """Summary by talkers and model: names like `other voices`, and `baseline: other voices`."""
     names = ("all", *dict.fromkeys(row["talker"] for row in rows))
     summary = {}
     for name in names:

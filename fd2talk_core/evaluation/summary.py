@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -140,7 +141,7 @@ def tables(result: dict) -> list[Table]:
     """One rich table per part of `evaluate`'s result: a row per group, or where there are many numbers, a column."""
     made = []
     for part, content in result["parts"].items():
-        table = Table(title=part, title_justify="left")
+        table = Table(title=part, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         if "error" in content:
             table.add_column("not measured")
             table.add_row(content["error"])
@@ -154,7 +155,7 @@ def tables(result: dict) -> list[Table]:
         heads, titles = ["clips", *(key.replace("_", " ") for key in columns)], list(summary)
         if part in TALL:
             cells, heads, titles = [list(row) for row in zip(*cells, strict=True)], titles, heads
-        table.add_column("number" if part in TALL else "group")
+        table.add_column("number" if part in TALL else "group", no_wrap=True)
         for head in heads:
             table.add_column(head, justify="right")
         for title, row in zip(titles, cells, strict=True):
