@@ -152,10 +152,10 @@ def info(clip: Clip) -> None:
     Example:  fd2talk motion info hello.safetensors
     """
     from .face.model import FaceModel
+    from .motion.blinks import find_blinks
     from .motion.clip import MotionClip
     from .motion.interchange import control_readings
     from .motion.keyframes import POSE_NAMES, pose_in_units
-    from .motion.preview import blinks_per_minute
 
     loaded, face_model = MotionClip.load(clip), FaceModel.load()
     lost = int((~loaded.valid).sum())
@@ -173,7 +173,8 @@ def info(clip: Clip) -> None:
         names = sorted(face_model.controls)
         for name, values in zip(names, control_readings(loaded, face_model, names).T.numpy(), strict=True):
             _row(table, name, values)
-        _tell(f"{blinks_per_minute(loaded, face_model):.0f} blinks per minute.")
+        blinks = len(find_blinks(loaded, face_model))
+        _tell(f"{blinks} blinks, {blinks / loaded.duration * 60:.0f} per minute.")
     console.print(table)
 
 
@@ -335,7 +336,7 @@ def loop(
 @motion.command()
 def keyframes(
     clip: Clip,
-    keys: Annotated[str, typer.Argument(help="JSON, or a file with it: a list of [seconds, value] per name.")],
+    keys: Annotated[str, typer.Argument(help="JSON, or a file with it: a list of \\[seconds, value] per name.")],
     out: Out,
     mode: Annotated[str, typer.Option(help="add to the motion, or replace what the keys name.")] = "add",
     interpolation: Annotated[str, typer.Option(help="smooth, linear or hold.")] = "smooth",

@@ -97,6 +97,12 @@ def smooth(clip: MotionClip, strength: float, method: str = "savgol") -> MotionC
     )
 
 
+def _speed(values: np.ndarray, fps: float) -> np.ndarray:
+    """Change per second of slightly blurred values (T, C), T at least 2."""
+    blurred = gaussian_filter1d(values, ONE_EURO_BLUR * fps, axis=0, mode="nearest")
+    return np.gradient(blurred, 1 / fps, axis=0)
+
+
 def one_euro(values: np.ndarray, fps: float, strength: float) -> np.ndarray:
     """One-Euro filter (Casiez, Roussel, Vogel 2012) of recorded values (T, C): a low-pass that opens with speed.
 
@@ -105,10 +111,16 @@ def one_euro(values: np.ndarray, fps: float, strength: float) -> np.ndarray:
     makes radians, distances and coefficients alike. strength: 0..1, cutoff of what rests from 10 down to 0.5 Hz.
     """
     spread = values.std(0)
-    calm = gaussian_filter1d(values / np.where(spread > 1e-9, spread, 1.0), ONE_EURO_BLUR * fps, axis=0, mode="nearest")
-    speed = np.abs(np.gradient(calm, 1 / fps, axis=0))
+    calm = values / np.where(spread > 1e-9, spread, 1.0)
     # The fastest within a short while, else lips would be held back wherever they turn round.
-    speed = maximum_filter1d(speed, 2 * round(ONE_EURO_REACH * fps) + 1, axis=0, mode="nearest")
+    speed = maximum_filter1d(np.abs(_speed(calm, fps)), 2 * round(ONE_EURO_REACH * fps) + 1, axis=0, mode="nearest")
+    if len(values) >= 5:
+        # What jitter alone would look like in `speed`; fourth differences contain little else than jitter.
+        fourth = np.diff(calm, 4, axis=0)
+        noise = np.median(np.abs(fourth), axis=0) / (0.6745 * np.sqrt(70))
+        impulse = np.zeros((2 * round(fps) + 1, 1))
+        impulse[round(fps)] = 1
+        speed = (speed - 2 * noise * np.linalg.norm(_speed(impulse, fps))).clip(0)
     cutoff = ONE_EURO_REST[0] * (ONE_EURO_REST[1] / ONE_EURO_REST[0]) ** strength + ONE_EURO_SLOPE * speed
     keep = np.exp(-2 * np.pi * cutoff / fps)
     for _ in range(2):  # forwards, then backwards
