@@ -96,6 +96,7 @@ def audio_to_motion(
     blinks: Annotated[float | None, typer.Option(help="Blinks per minute; default: as they come.")] = None,
     driving: Annotated[Path | None, typer.Option(help="Take the head's motion from this clip.")] = None,
     driving_mode: Annotated[str, typer.Option(help="replace the generated head motion, or add to it.")] = "replace",
+    driving_end: Annotated[str, typer.Option(help="When that clip is shorter: generated, loop or hold.")] = "generated",
     sampler: Annotated[str, typer.Option(help="dpm++ or ddim.")] = "dpm++",
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
 ) -> None:
@@ -103,14 +104,14 @@ def audio_to_motion(
 
     Example:  fd2talk audio-to-motion hello.wav -o hello.safetensors --energy 1
     """
-    from .audio.loading import load_audio, to_mono_16k
+    from .audio.loading import load_mono_16k
     from .device import pick_device
     from .motion.clip import MotionClip
     from .motion.model import MotionModel
     from .motion.sampling import generate_motion
 
     head = MotionClip.load(driving) if driving else None
-    samples = to_mono_16k(*load_audio(audio))
+    samples = load_mono_16k(audio)
     references = _references(portrait) if portrait else {}
     model = MotionModel.load().to(pick_device(device)).eval()
     with _bar("motion") as progress:
@@ -128,6 +129,7 @@ def audio_to_motion(
             blink_rate=blinks,
             driving_pose=head,
             driving_mode=driving_mode,
+            driving_end=driving_end,
             sampler=sampler,
             progress=progress,
             **references,

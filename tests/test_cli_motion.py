@@ -109,7 +109,8 @@ def test_each_edit_writes_the_clip_it_says(clip, tmp_path, face):
     turned = edit("keyframes", path, tmp_path / "keys.json")
     assert torch.allclose(turned.pose[:, 1] - original.pose[:, 1], torch.tensor(np.radians(10)).float(), atol=1e-5)
     posed = edit("pose", path, "--preset", "look_left", "--limit", "5,5,5")
-    assert np.degrees(posed.pose[:, :3].abs().max()) <= 5.001 and np.degrees(posed.pose[-1, 1]) < -4
+    turn = torch.rad2deg(posed.pose[:, :3])
+    assert turn.abs().max() <= 5.001 and turn[-1, 1] < -4
 
 
 def test_wrong_input_is_told_in_plain_words(clip, tmp_path):

@@ -120,7 +120,7 @@ def one_euro(values: np.ndarray, fps: float, strength: float) -> np.ndarray:
         noise = np.median(np.abs(fourth), axis=0) / (0.6745 * np.sqrt(70))
         impulse = np.zeros((2 * round(fps) + 1, 1))
         impulse[round(fps)] = 1
-        speed = (speed - 2 * noise * np.linalg.norm(_speed(impulse, fps))).clip(0)
+        speed = (speed - 2.5 * noise * np.linalg.norm(_speed(impulse, fps))).clip(0)
     cutoff = ONE_EURO_REST[0] * (ONE_EURO_REST[1] / ONE_EURO_REST[0]) ** strength + ONE_EURO_SLOPE * speed
     keep = np.exp(-2 * np.pi * cutoff / fps)
     for _ in range(2):  # forwards, then backwards
