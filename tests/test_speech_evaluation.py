@@ -46,6 +46,15 @@ def test_closing_frames_counts_from_the_end_of_speech():
     assert np.isnan(speech.closing_frames(opening, []))
 
 
+def test_above_chance_tells_what_follows_from_what_does_not():
+    rng = np.random.default_rng(0)
+    voice = np.convolve(rng.normal(0, 1, 400), np.ones(5), "same")
+    assert speech.above_chance(voice + rng.normal(0, 2, 400), voice) == 1
+    assert speech.above_chance(np.roll(voice, 100), voice) < 0.9
+    assert speech.above_chance(-voice, voice) < 0.01
+    assert np.isnan(speech.above_chance(voice[:40], voice[:40])) and np.isnan(speech.above_chance(0 * voice, voice))
+
+
 def test_noise_has_the_asked_ratio_and_babble_varies():
     clean = np.concatenate([vowel(2), nothing(2)])
     noise = speech.babble([vowel(1, 110), hiss(1), vowel(0.7, 200)], len(clean), np.random.default_rng(0))
@@ -89,7 +98,7 @@ def test_speech_rows_tell_a_following_mouth_from_a_collapsed_one(folder, monkeyp
     assert [row["language"] for row in rows] == ["de", "French", "unknown"]
     assert [row["collapsed"] for row in rows] == [0, 0, 1]
     for row in rows[:2]:
-        assert row["opening_correlation"] > 0.8 and row["activity_correlation"] > 0.5
+        assert row["opening_correlation"] > 0.8 and row["activity_correlation"] > 0.5 and row["follows"] > 0.9
         assert row["opening_in_speech"] > 2 * row["opening_in_pauses"] and row["closing_frames"] <= 1
         assert row["seconds"] == 3 and row["blinks"] == 0 and row["longest_stare"] == 3
 

@@ -124,6 +124,22 @@ def closing_frames(opening: np.ndarray, quiet: list[tuple[int, int]]) -> float:
     return float(np.median(taken)) if taken else float("nan")
 
 
+def above_chance(a: np.ndarray, b: np.ndarray, away: int = FPS) -> float:
+    """Share of time shifts of at least `away` frames at which two courses (T,) correlate less than as they are.
+
+    0.5 is chance, 1 better than every shift; nan where the courses are too short to be shifted. Courses wrap around.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if len(a) <= 2 * away or min(a.std(), b.std()) < 1e-9:
+        return float("nan")
+    shifted = np.fft.irfft(np.fft.rfft(a - a.mean()) * np.conj(np.fft.rfft(b - b.mean())), len(a))
+    return float((shifted[away : len(a) - away + 1] < shifted[0]).mean())
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean()) / max(float(values.std()), 1e-9)
+
+
 def babble(voices: list[np.ndarray], length: int, rng: np.random.Generator) -> np.ndarray:
     """A room full of talkers: `TALKERS` of the voices at once from random moments, RMS 1, float32 (length,)."""
     total = np.zeros(length)
@@ -149,9 +165,9 @@ def measure_speech(
     """Stage 1 on one recording; `clean` is the same without noise and tells where speech is.
 
     Returns seconds, activity_correlation (lip speed with voiced speech) and opening_correlation (mouth opening with
-    it), both smoothed over 0.2 s, opening_in_speech, opening_in_pauses (nan without a pause), closing_frames,
-    opening_range (5th to 95th percentile), blinks, longest_stare (s), pose numbers as in `pose_scores`, and
-    x_real_time.
+    it), both smoothed over 0.2 s, follows (`above_chance` of speed and opening together), opening_in_speech,
+    opening_in_pauses (nan without a pause), closing_frames, opening_range (5th to 95th percentile), blinks,
+    longest_stare (s), pose numbers as in `pose_scores`, and x_real_time.
     """
     from ..motion.sampling import generate_motion
 
@@ -168,12 +184,14 @@ def measure_speech(
         silent[first:last] = True
         # The mouth may still close and already open at a pause's edges.
         resting[first + EDGE : last - EDGE] = True
+    speed, gape = smoothed(speed, FPS), smoothed(opening, FPS)
     low, high = np.percentile(opening, [5, 95])
     blinks = find_blinks(eyes, FPS)
     return {
         "seconds": count / FPS,
-        "activity_correlation": correlation(smoothed(speed, FPS), voice),
-        "opening_correlation": correlation(smoothed(opening, FPS), voice),
+        "activity_correlation": correlation(speed, voice),
+        "opening_correlation": correlation(gape, voice),
+        "follows": above_chance(_standard(speed) + _standard(gape), voice),
         "opening_in_speech": float(opening[~silent].mean()) if not silent.all() else float("nan"),
         "opening_in_pauses": float(opening[resting].mean()) if resting.any() else float("nan"),
         "closing_frames": closing_frames(opening, quiet),
@@ -226,7 +244,10 @@ def evaluate_speech(
 
 
 def summarise_speech(rows: list[dict]) -> dict[str, dict]:
-    """Means by language, clean and noisy apart; worst_activity_correlation is that of the worst file.
+    """Means by language, clean and noisy apart; worst_... are those of the worst file.
+
+    For comparison: tracked lips of real clips reach an activity_correlation of 0.70 and an opening_correlation of 0.67
+    on slow, separate words (GRID), and 0.25 and 0.21 on average on free speech, where the voice hardly ever rests.
 
     strength is the mean opening range against that of the same files without noise.
     """
@@ -242,8 +263,8 @@ def summarise_speech(rows: list[dict]) -> dict[str, dict]:
                 values = np.array([row[key] for row in members], float)
                 if np.isfinite(values).any():
                     numbers[key] = float(np.nanmean(values))
-            for key in ("activity_correlation", "opening_correlation"):
-                numbers[f"worst_{key}"] = float(min(row[key] for row in members))
+            for key in ("activity_correlation", "opening_correlation", "follows"):
+                numbers[f"worst_{key}"] = float(np.nanmin([1.0, *(row[key] for row in members)]))
             numbers["longest_stare"] = max(row["longest_stare"] for row in members)
             numbers["collapsed"] = int(sum(row["collapsed"] for row in members))
             seconds = sum(row["seconds"] for row in members)

@@ -68,6 +68,8 @@ COLUMNS = {
         "activity_correlation",
         "worst_activity_correlation",
         "opening_correlation",
+        "follows",
+        "worst_follows",
         "opening_in_speech",
         "opening_in_pauses",
         "closing_frames",
