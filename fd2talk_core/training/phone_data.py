@@ -313,7 +313,7 @@ def _draw(rng: np.random.Generator, machine: str) -> tuple[np.ndarray, np.ndarra
 
 
 def _work(job: tuple[int, str, float]) -> list[tuple[np.ndarray, np.ndarray, str, str]]:
-    """Utterances of `minutes` in total. Every job has its own seed, so that the number of processes is irrelevant."""
+    """Utterances of `minutes` in total, drawn from the job's own seed."""
     seed, machine, minutes = job
     rng, done, clips = np.random.default_rng([VERSION, seed]), 0.0, []
     while done < minutes:
@@ -327,7 +327,9 @@ def _work(job: tuple[int, str, float]) -> list[tuple[np.ndarray, np.ndarray, str
 def build_corpus(path: Path, minutes: float = 180.0, seed: int = 0, workers: int = 2) -> None:
     """Synthesise `minutes` of speech, a third with flite, and write them to a safetensors file for `load_corpus`.
 
-    The same arguments give the same utterances. Raises UserError when espeak-ng or flite is missing.
+    The same seed draws the same texts and voices, but espeak-ng keeps state between utterances, so that noise and
+    lengths differ by a little from run to run. With one worker all runs in this process.
+    Raises UserError when espeak-ng or flite is missing.
     """
     if shutil.which("flite") is None:
         raise UserError(f"flite was not found. {INSTALL}.")
