@@ -65,7 +65,7 @@ def build_face_model(
 
 
 def train(
-    part: Annotated[str, typer.Argument(help="tracker, autoencoder, lip-expert, motion or frames.")],
+    part: Annotated[str, typer.Argument(help="tracker, autoencoder, lip-expert, motion, frames, or baseline.")],
     data: Annotated[list[Path], typer.Option("--data", "-d", help="A prepared folder; may be given several times.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/PART.")] = None,
     export_to: Annotated[Path | None, typer.Option(help="Where the best weights go; default: the run folder.")] = None,
@@ -82,7 +82,8 @@ def train(
 ) -> None:
     """Train one network.
 
-    The order is tracker, autoencoder, lip-expert, motion, frames. Progress is
+    The order is tracker, autoencoder, lip-expert, motion, frames; baseline makes
+    the plain regressor that `fd2talk evaluate` compares with. Progress is
     in OUT/train.log and in tensorboard. The file weights/README.md has the
     command of every shipped file.
 

@@ -27,7 +27,7 @@ def train(part: str, data: list[Path], out: Path, export_to: Path | None = None,
     """Train one part.
 
     Args:
-        part: tracker, autoencoder, lip-expert, motion or frames.
+        part: tracker, autoencoder, lip-expert, motion, frames or baseline.
         data: prepared folders (`fd2talk prepare`).
         out: run folder (checkpoint, log, tensorboard).
         export_to: where the best weights go; default inside `out`.
