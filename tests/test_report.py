@@ -259,7 +259,7 @@ def test_labels_of_the_real_frames_equal_the_real_clip(prepared, face_model):
     real, labels = track_clip(clip, face_model), clip.labels()
     labels.valid[5] = False
     labels.landmarks[5] = 0
-    row = retrack.compare_labels(labels, SIZE, real, face_model, real.opening)
+    row = retrack.compare_labels(labels, SIZE, real, face_model, (real.opening, real.eyes))
     assert row["correlation"] > 0.97 and row["asked_correlation"] > 0.97 and row["vs_mean"] < 0.2
     assert row["face_lost"] == pytest.approx(1 / FRAMES) and row["frames"] == FRAMES
     labels.valid[:] = False

@@ -135,7 +135,7 @@ def evaluate_motion(
 def pooled(rows: list[dict]) -> dict[str, float]:
     """Numbers of a group that are not means of its rows' numbers: blinks per minute and the ratios of POOLED."""
     result: dict[str, float] = {}
-    for key in ("blinks", "real_blinks"):
+    for key in ("blinks", "asked_blinks", "real_blinks"):
         values = [(row[key], row["seconds"]) for row in rows if key in row]
         if values:
             counts, seconds = np.sum(values, axis=0)

@@ -31,14 +31,17 @@ FRAMES, CLIPS = 250, 6
 
 
 def compare_labels(
-    labels: FrameLabels, size: int, real: TrackedClip, face_model: FaceModel, asked: np.ndarray | None = None
-) -> dict[str, float]:
+    labels: FrameLabels, size: int, real: TrackedClip, face_model: FaceModel,
+    asked: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Landmarks of a made video against the real clip's.
 
-    labels: of the made frames, in pixels of their `size`. asked: mouth opening (T,) of the motion that was rendered.
+    labels: of the made frames, in pixels of their `size`. asked: mouth and eye opening (T,) of the motion that was
+    rendered.
+
     Returns what `opening_scores`, `lip_scores` and `pose_scores` do, opening_jitter and its real partner,
-    asked_correlation, blinks, real_blinks, seconds and face_lost (share of the frames). Raises UserError when hardly
-    any frame shows a face.
+    asked_correlation, blinks, real_blinks, asked_blinks, seconds and face_lost (share of the frames). Raises UserError
+    when hardly any frame shows a face.
     """
     count = min(len(labels.valid), len(real))
     valid, points = labels.valid[:count], labels.landmarks[:count]
@@ -54,7 +57,8 @@ def compare_labels(
     row |= {"blinks": len(find_blinks(eyes, FPS)), "real_blinks": len(find_blinks(real.eyes[:count], FPS))}
     row |= {"frames": count, "seconds": count / FPS, "face_lost": float(1 - valid.mean())}
     if asked is not None:
-        row["asked_correlation"] = metrics.opening_scores(opening, asked[:count])["correlation"]
+        row["asked_correlation"] = metrics.opening_scores(opening, asked[0][:count])["correlation"]
+        row["asked_blinks"] = len(find_blinks(asked[1][:count], FPS))
     return row | pose_scores([fit.pose.numpy()], real.pose[:count].numpy(), FPS)
 
 
@@ -99,7 +103,7 @@ def evaluate_retracked(
             motion_model, real.samples[: frames * SAMPLE_RATE // FPS], float(FPS),
             reference_expression=appearance.beta, reference_pose=appearance.pose,
         )  # fmt: skip
-        asked = face_points(face_model, appearance.alpha, motion.expression)[1]
+        asked = face_points(face_model, appearance.alpha, motion.expression)[1:]
         made = _pictures(sample_frames(frame_model, face_model, appearance, motion, steps=steps))
         with FaceLabeller(landmarker) as labeller:
             labels = labeller.label(made, FPS)
