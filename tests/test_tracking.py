@@ -6,12 +6,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fd2talk_core.errors import UserError
 from fd2talk_core.face.model import FaceModel
 from fd2talk_core.face.tracker import FaceTracker
-from fd2talk_core.motion.tracking import track_motion, track_video
+from fd2talk_core.motion.blinks import blink_directions
+from fd2talk_core.motion.clip import MotionClip
+from fd2talk_core.motion.edit import apply_controls
+from fd2talk_core.motion.tracking import complete_blinks, track_motion, track_video
 from fd2talk_core.video.reading import read_picture
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -76,6 +80,28 @@ def test_median_is_the_rest_pose_and_smoothing_calms(models, portrait):
     assert np.ptp(clip.pose[:, 3].numpy()) == pytest.approx(12 / unit, abs=0.03)
     calm = track(frames, models, smoothing=1.0)
     assert calm.pose[:, 4].diff().abs().mean() < 0.6 * clip.pose[:, 4].diff().abs().mean()
+
+
+def test_half_seen_blinks_are_completed_eye_by_eye(models):
+    face = models[1]
+    still = MotionClip(torch.zeros(40, 64), torch.zeros(40, 6), 25, face.hash)
+    seen = np.zeros(40)
+    seen[10:14] = (0.2, 0.55, 0.45, 0.2)
+    seen[25:28] = 0.06  # jitter
+    seen[33] = 0.9
+    clip = apply_controls(still, face, {"blink_left": seen, "jaw_open": 0.3, "blink_right": 0.1})
+    whole = complete_blinks(clip, face)
+    left, right = (whole.expression @ blink_directions(face)[1]).numpy().T
+    assert left[11] == pytest.approx(0.93, abs=0.02) and left[33] == pytest.approx(1, abs=1e-3)
+    assert left[25:28] == pytest.approx(0.06, abs=0.005) and right == pytest.approx(0.1, abs=1e-3)
+    lids = face.slices["eyelids"]
+    for part in (slice(0, lids.start), slice(lids.stop, None)):
+        assert torch.equal(whole.expression[:, part], clip.expression[:, part])
+    assert torch.allclose(complete_blinks(clip, face, 1.0).expression, clip.expression, atol=1e-6)
+    one = apply_controls(
+        still.with_changes(expression=torch.zeros(1, 64), pose=torch.zeros(1, 6), valid=None), face, {}
+    )
+    assert len(complete_blinks(one, face)) == 1
 
 
 def test_frames_without_a_face(models, portrait):
