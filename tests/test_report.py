@@ -30,7 +30,9 @@ from fd2talk_core.face.tracker import FaceBox, FaceTracker, TrackedFace
 from fd2talk_core.frames.autoencoder import Autoencoder
 from fd2talk_core.frames.model import FrameModel
 from fd2talk_core.motion.clip import MotionClip
+from fd2talk_core.motion.lip_expert import LipExpert
 from fd2talk_core.motion.model import MotionConfig, MotionModel
+from fd2talk_core.prepare.labels import FrameLabels
 from fd2talk_core.training.baseline import Baseline, BaselineConfig
 from fd2talk_core.training.data import is_held_back, list_clips
 from fd2talk_core.video.writer import SegmentedWriter
@@ -271,6 +273,26 @@ def test_labels_of_the_real_frames_equal_the_real_clip(prepared, face_model):
 
 def test_lip_expert_part_leaves_out_what_is_shorter_than_a_second(prepared, face_model):
     assert "error" in lip_expert.evaluate_lip_expert(list_clips(prepared), None, face_model)
+
+
+def test_lip_expert_part_on_a_longer_clip(face_model):
+    class LongClip:
+        name, identity, size, still, synced = "long", "who", SIZE, False, True
+
+        def samples(self):
+            return np.random.default_rng(0).normal(0, 0.1, 60 * 640).astype(np.float32)
+
+        def labels(self):
+            points = landmarks_of(face_model, 60)
+            return FrameLabels(points, np.zeros((60, 52), np.float32), np.ones(60, bool))
+
+    expert = LipExpert().eval()
+    expert.set_face_model(face_model)
+    result = lip_expert.evaluate_lip_expert([LongClip()], expert, face_model, heard={"long": "another"})
+    assert list(result["summary"]) == ["all", motion.HEARD]
+    numbers = result["summary"]["all"]
+    assert numbers["clips"] == 1 and numbers["offsets_tried"] == 31 and numbers["windows"] == 1
+    assert 0 <= numbers["clip_of_32"] <= 1 and numbers["crowd"] == 2
 
 
 def test_numbers_without_a_value_are_null_in_the_file(tmp_path):

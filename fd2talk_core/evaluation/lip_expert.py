@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..face.model import FaceModel
 from ..motion.lip_expert import WINDOW
 from ..prepare.run import FPS
 from ..training.data import Clip
-from .motion import DOMINANT, OTHERS, dominant_identities, voiced
+from .motion import dominant_identities, talker_group, voiced
 from .tracked import TrackedClip, track_clip
 
 MAX_OFFSET = 15
@@ -110,9 +111,10 @@ def crowd_accuracy(judged: list[Judged], rng: np.random.Generator, crowd: int = 
 
 
 def evaluate_lip_expert(
-    clips: list[Clip], expert, face_model: FaceModel, dominant: set[str] | None = None, seed: int = 0
-) -> dict:
-    """Retrieval on tracked motion of clips of a second or more, of the dominant voice and of others.
+    clips: list[Clip], expert, face_model: FaceModel, *, dominant: set[str] | None = None,
+    heard: Mapping[str, str] | None = None, seed: int = 0,
+) -> dict:  # fmt: skip
+    """Retrieval on tracked motion of clips of a second or more, by the groups of `talker_group`.
 
     Returns {"summary", "rows"}: per group the share of clips whose best offset lies within one frame (clip_offset_1),
     that of one-second windows (second_offset_1), the mean number of offsets tried for either, and the share of seconds
@@ -130,7 +132,7 @@ def evaluate_lip_expert(
         windows = second_offsets(judged.similarity)
         row = {
             "clip": clip.name,
-            "talker": DOMINANT if clip.identity in dominant else OTHERS,
+            "talker": talker_group(clip, dominant, heard),
             "frames": len(real),
             "offset": best,
             "clip_offset_1": float(abs(best) <= 1),

@@ -49,6 +49,13 @@ def dominant_identities(clips: list[Clip]) -> set[str]:
     return {identity for identity, count in counts.items() if count >= SPLIT_BY_CLIP_FROM}
 
 
+def talker_group(clip: Clip, dominant: set[str], heard: Mapping[str, str] | None) -> str:
+    """Row of the tables that a clip counts in. heard: names of clips whose sound occurs in training, and where."""
+    if clip.identity in dominant:
+        return DOMINANT
+    return HEARD if clip.name in (heard or {}) else OTHERS
+
+
 def _mean(rows: list[dict]) -> dict[str, float]:
     """Mean of every number of rows that have the same keys."""
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
@@ -122,8 +129,7 @@ def evaluate_motion(
         if real is None:
             log.warning("%s has no sound or too few labels; it is left out", clip.name)
             continue
-        group = DOMINANT if clip.identity in dominant else HEARD if clip.name in (heard or {}) else OTHERS
-        facts = {"clip": clip.name, "identity": clip.identity, "talker": group}
+        facts = {"clip": clip.name, "identity": clip.identity, "talker": talker_group(clip, dominant, heard)}
         if clip.name in (heard or {}):
             facts["sound_heard_in"] = heard[clip.name]
         rows.append(facts | {"model": "stage 1"} | measure_clip(real, model, face_model, seeds, **settings))

@@ -163,34 +163,32 @@ class _Evaluation:
     def _talking(self) -> list[Clip]:
         return spread_by_identity([clip for clip in self.clips if voiced(clip)], self.limit)
 
+    @cached_property
+    def talkers(self) -> dict:
+        """What the parts on talking clips need to group them: dominant identities, and whose sound training heard."""
+        few = dominant_identities(self.everything)
+        held = [clip for clip in self.clips if clip.held_back and voiced(clip) and clip.identity not in few]
+        training = [clip for clip in self.everything if not clip.held_back and voiced(clip)]
+        return {"dominant": few, "heard": shared_sound(held, training) if held and training else {}}
+
     def motion(self) -> dict:
         from ..motion.model import MotionModel
 
-        chosen = self._talking()
         rows = evaluate_motion(
-            chosen,
+            self._talking(),
             MotionModel.load().eval(),
             FaceModel.load(),
             seeds=self.options.seeds,
             baseline=load_baseline(self.options.baseline),
-            dominant=dominant_identities(self.everything),
-            heard=self._heard(chosen),
+            **self.talkers,
         )
         return {"summary": summarise_motion(rows), "rows": rows} if rows else _result(rows)
-
-    def _heard(self, chosen: list[Clip]) -> dict[str, str]:
-        """Clips of other than dominant talkers whose sound occurs in training."""
-        few = dominant_identities(self.everything)
-        held = [clip for clip in chosen if clip.held_back and clip.identity not in few]
-        training = [clip for clip in self.everything if not clip.held_back and voiced(clip)]
-        return shared_sound(held, training) if held and training else {}
 
     def lip_expert(self) -> dict:
         from ..motion.lip_expert import LipExpert
         from .lip_expert import evaluate_lip_expert
 
-        dominant = dominant_identities(self.everything)
-        return evaluate_lip_expert(self._talking(), LipExpert.load(), FaceModel.load(), dominant)
+        return evaluate_lip_expert(self._talking(), LipExpert.load(), FaceModel.load(), **self.talkers)
 
     def frames(self) -> dict:
         from ..frames.model import FrameModel
@@ -210,7 +208,7 @@ class _Evaluation:
             self.options.landmarker,
             FaceModel.load(),
             steps=self.options.steps,
-            dominant=dominant_identities(self.everything),
+            **self.talkers,
         )
         return {"summary": summarise_retracked(rows), "rows": rows} if rows else _result(rows)
 

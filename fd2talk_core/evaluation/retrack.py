@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..prepare.run import FPS
 from ..training.data import Clip
 from ..video.reading import iter_frames
 from . import metrics
-from .motion import DOMINANT, OTHERS, dominant_identities, pooled, voiced
+from .motion import dominant_identities, pooled, talker_group, voiced
 from .motion_metrics import find_blinks, jitter, lip_scores, pose_scores
 from .summary import summarise
 from .tracked import TrackedClip, face_points, filled, track_clip
@@ -77,11 +77,12 @@ def _pictures(batches: Iterable[torch.Tensor]) -> Iterator[np.ndarray]:
 
 def evaluate_retracked(
     clips: list[Clip], landmarker: str | Path | None, face_model: FaceModel, *, steps: int = 2,
-    frames: int = FRAMES, dominant: set[str] | None = None,
+    frames: int = FRAMES, dominant: set[str] | None = None, heard: Mapping[str, str] | None = None,
 ) -> list[dict]:  # fmt: skip
     """Render clips' first frames with both stages to the clips' own sound, track them again, one row per clip.
 
-    landmarker: MediaPipe .task file. frames: at most so many of each clip. Raises UserError without a landmarker.
+    landmarker: MediaPipe .task file. frames: at most so many of each clip. dominant, heard: see
+    `evaluate_motion`. Raises UserError without a landmarker.
     """
     from ..frames.model import FrameModel
     from ..frames.sampling import sample_frames
@@ -108,7 +109,7 @@ def evaluate_retracked(
         with FaceLabeller(landmarker) as labeller:
             labels = labeller.label(made, FPS)
         row = compare_labels(labels, appearance.size, real, face_model, asked)
-        rows.append({"clip": clip.name, "talker": DOMINANT if clip.identity in dominant else OTHERS} | row)
+        rows.append({"clip": clip.name, "talker": talker_group(clip, dominant, heard)} | row)
     return rows
 
 
