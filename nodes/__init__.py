@@ -6,7 +6,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from .frames import PasteBack, SampleFrames
 from .models import LoadModels
-from .motion import AudioToMotion, EditMotion
+from .motion import AudioToMotion
+from .motion_edit import EditMotion
+from .motion_files import LoadMotion, SaveMotion
+from .motion_preview import PreviewMotion
+from .motion_tools import BlendMotion, RetimeMotion
+from .motion_tracking import TrackMotion
 from .portrait import EncodeAppearance
 from .video import VideoCombine
 
@@ -14,6 +19,12 @@ NODES: list[type[io.ComfyNode]] = [
     LoadModels,
     AudioToMotion,
     EditMotion,
+    BlendMotion,
+    RetimeMotion,
+    SaveMotion,
+    LoadMotion,
+    PreviewMotion,
+    TrackMotion,
     EncodeAppearance,
     SampleFrames,
     PasteBack,

@@ -1,4 +1,4 @@
-"""Stage 1 and what users do to its result: Generate Motion from Audio, Edit Motion."""
+"""Stage 1: Generate Motion from Audio."""
 
 from __future__ import annotations
 
@@ -16,43 +16,40 @@ from .common import (
     seed_input,
 )
 
-REGIONS = {
-    "gaze": "eye movement",
-    "eyelids": "blinks and squints",
-    "brows": "brow movement",
-    "mouth": "mouth and jaw movement",
-    "rest": "cheeks, nose and everything else",
-}
-
-# Left and right are the person's own sides. Rarely used ones are folded away in Nodes 2.0.
-CONTROLS = {
-    "jaw_open": "Opens the jaw.",
-    "mouth_wide": "Stretches the mouth sideways.",
-    "mouth_pucker": "Rounds the lips, as for a kiss.",
-    "smile_left": "Lifts the person's left mouth corner.",
-    "smile_right": "Lifts the person's right mouth corner.",
-    "brow_raise_left": "Raises the person's left eyebrow.",
-    "brow_raise_right": "Raises the person's right eyebrow.",
-    "brow_furrow": "Draws the eyebrows down and together.",
-    "blink_left": "Closes the person's left eye; 1 is shut.",
-    "blink_right": "Closes the person's right eye; 1 is shut.",
-    "gaze_x": "Turns the eyes to the right side of the picture; negative values to the left.",
-    "gaze_y": "Turns the eyes up; negative values down.",
-    "squint": "Narrows both eyes.",
-    "eye_wide": "Opens both eyes wide.",
-    "mouth_funnel": "Pushes the lips forward and open, as for 'oh'.",
-    "mouth_left": "Moves the mouth to the person's left.",
-    "mouth_right": "Moves the mouth to the person's right.",
-    "lip_press": "Presses the lips together.",
-    "lip_roll": "Rolls the lips inwards.",
-    "upper_lip_up": "Raises the upper lip.",
-    "lower_lip_down": "Lowers the lower lip.",
-}
-BASIC_CONTROLS = ("jaw_open", "smile_left", "smile_right", "brow_raise_left", "brow_raise_right", "gaze_x", "gaze_y")
+# Kept as literals, because importing the pack must load nothing heavy; a test compares them with fd2talk_core.
+SAMPLERS = ("dpm++", "ddim")
+DRIVING_MODES = ("replace", "add")
+DRIVING_ENDS = ("generated", "loop", "hold")
+AS_GENERATED = -1.0
 
 
-def gain_input(id: str, tooltip: str, **options) -> io.Float.Input:
-    return io.Float.Input(id, default=1.0, min=0.0, max=3.0, step=0.05, tooltip=tooltip, **options)
+def gain_input(id: str, tooltip: str, max: float = 3.0, **options) -> io.Float.Input:
+    return io.Float.Input(id, default=1.0, min=0.0, max=max, step=0.05, tooltip=tooltip, **options)
+
+
+def blink_rate_input(as_it_is: str) -> io.Float.Input:
+    return io.Float.Input(
+        "blink_rate",
+        default=AS_GENERATED,
+        min=AS_GENERATED,
+        max=60.0,
+        step=1.0,
+        optional=True,
+        tooltip="Blinks per minute: missing ones are added, surplus ones removed. People blink 10 to 20 times. "
+        f"0 keeps the eyes open; -1 {as_it_is}.",
+    )
+
+
+def schedule_input(id: str, what: str) -> io.String.Input:
+    return io.String.Input(
+        id,
+        default="",
+        optional=True,
+        placeholder="0: 1, 2.5: 0.3, 4: 1",
+        tooltip=f"{what} over time, as seconds: factor, for example 0: 1, 2.5: 0.3, 4: 1, with smooth changes between. "
+        "Empty is off.",
+        advanced=True,
+    )
 
 
 class AudioToMotion(io.ComfyNode):
@@ -94,19 +91,86 @@ class AudioToMotion(io.ComfyNode):
                 io.Float.Input(
                     "fps",
                     default=25.0,
-                    min=5.0,
-                    max=60.0,
+                    min=1.0,
+                    max=240.0,
                     step=0.01,
                     tooltip="Frames per second of the motion and so of the video. "
                     "Motion is generated at 25 and resampled.",
                 ),
-                gain_input("expression_strength", "Scales all facial expression; 1 is as generated, 0 a still face."),
-                gain_input("pose_strength", "Scales the head movement; 1 is as generated, 0 holds the head still."),
+                gain_input("expression_strength", "Scales all facial expression; 1 is as generated, 0 is still.", 10.0),
+                gain_input("pose_strength", "Scales the head movement; 1 is as generated, 0 is still.", 10.0),
                 AppearanceType.Input(
                     "appearance",
                     optional=True,
                     tooltip="Optional, from Encode Portrait: the motion then departs from this portrait's own "
                     "expression and pose.",
+                ),
+                io.Float.Input(
+                    "energy",
+                    default=0.0,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Liveliness of the speaker: 0 is usual, negative calmer, positive livelier. "
+                    "It changes how the motion is made, not only its size.",
+                ),
+                blink_rate_input("keeps what the network makes, with no stare of more than five seconds"),
+                io.Float.Input(
+                    "temperature",
+                    default=1.0,
+                    min=0.0,
+                    max=1.5,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How much seeds differ: 0 makes every seed the same average motion, above 1 is wilder.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "sampler",
+                    options=list(SAMPLERS),
+                    default="dpm++",
+                    optional=True,
+                    tooltip="Diffusion sampler. dpm++ needs fewer steps; ddim is the plain one.",
+                    advanced=True,
+                ),
+                schedule_input("strength_schedule", "Multiplies expression_strength"),
+                schedule_input("pose_schedule", "Multiplies pose_strength"),
+                io.Boolean.Input(
+                    "close_in_silence",
+                    default=True,
+                    optional=True,
+                    tooltip="Closes the mouth within a few frames wherever the recording is silent.",
+                    advanced=True,
+                ),
+                MotionType.Input(
+                    "driving_pose",
+                    optional=True,
+                    tooltip="Optional: motion whose head movement is used, for example from Track Motion from Video. "
+                    "Its expression is ignored.",
+                ),
+                io.Combo.Input(
+                    "driving_mode",
+                    options=list(DRIVING_MODES),
+                    default="replace",
+                    optional=True,
+                    tooltip="What driving_pose does to the generated head movement: it takes its place, or is added.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "driving_end",
+                    options=list(DRIVING_ENDS),
+                    default="generated",
+                    optional=True,
+                    tooltip="When driving_pose is shorter than the audio. generated: over to the generated movement. "
+                    "loop: back and forth. hold: the head rests in its last pose.",
+                    advanced=True,
+                ),
+                io.AudioEncoderOutput.Input(
+                    "speech_features",
+                    optional=True,
+                    tooltip="Only for motion models of your own that were trained on wav2vec 2.0 or Whisper features: "
+                    "from Audio Encoder Encode, for the same audio. The shipped model does not use it.",
                 ),
             ],
             outputs=[
@@ -129,11 +193,28 @@ class AudioToMotion(io.ComfyNode):
         expression_strength: float,
         pose_strength: float,
         appearance=None,
+        energy: float = 0.0,
+        blink_rate: float = AS_GENERATED,
+        temperature: float = 1.0,
+        sampler: str = "dpm++",
+        strength_schedule: str = "",
+        pose_schedule: str = "",
+        close_in_silence: bool = True,
+        driving_pose=None,
+        driving_mode: str = "replace",
+        driving_end: str = "generated",
+        speech_features=None,
     ) -> io.NodeOutput:
+        from ..fd2talk_core.audio.features import feature_frames
         from ..fd2talk_core.audio.loading import to_mono_16k
         from ..fd2talk_core.motion.sampling import generate_motion
+        from ..fd2talk_core.motion.schedule_text import parse_schedule
+        from ..fd2talk_core.motion.speech_features import from_audio_encoder_output
 
         samples = to_mono_16k(*audio_samples(audio))
+        features = None
+        if speech_features is not None:
+            features = from_audio_encoder_output(speech_features, feature_frames(len(samples)))
         motion = generate_motion(
             loaded(motion_model),
             samples,
@@ -141,91 +222,21 @@ class AudioToMotion(io.ComfyNode):
             seed=seed,
             steps=steps,
             guidance=guidance,
+            temperature=temperature,
+            energy=energy,
             expression_strength=expression_strength,
             pose_strength=pose_strength,
+            strength_schedule=parse_schedule(strength_schedule, "strength_schedule"),
+            pose_schedule=parse_schedule(pose_schedule, "pose_schedule"),
+            blink_rate=None if blink_rate < 0 else blink_rate,
+            driving_pose=driving_pose,
+            driving_mode=driving_mode,
+            driving_end=driving_end,
+            close_in_silence=close_in_silence,
             reference_expression=None if appearance is None else appearance.beta,
             reference_pose=None if appearance is None else appearance.pose,
+            sampler=sampler,
+            features=features,
             progress=progress_bar(),
         )
-        return io.NodeOutput(motion)
-
-
-class EditMotion(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FD2TalkEditMotion",
-            display_name="Edit Motion",
-            category=CATEGORY,
-            description="Changes motion before frames are made: smooths it, scales single face regions and the head "
-            "movement, adds expressions by name and extra blinks.",
-            search_aliases=["expression editor", "blendshapes", "smile", "blink", "motion gain", "smooth motion"],
-            inputs=[
-                MotionType.Input("motion", tooltip="From Generate Motion from Audio or another Edit Motion."),
-                io.Float.Input(
-                    "smoothing",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Evens out expression and head movement over time; 0 is off. "
-                    "High values blur fast mouth closures.",
-                ),
-                *(
-                    gain_input(f"{region}_gain", f"Scales {what}; 1 keeps it, 0 mutes it.", advanced=region == "rest")
-                    for region, what in REGIONS.items()
-                ),
-                gain_input("rotation_gain", "Scales nodding, turning and tilting of the head; 0 holds it upright."),
-                gain_input(
-                    "translation_gain",
-                    "Scales movement of the head sideways, up and down, and towards the camera.",
-                    advanced=True,
-                ),
-                *(
-                    io.Float.Input(
-                        control,
-                        default=0.0,
-                        min=-2.0,
-                        max=2.0,
-                        step=0.05,
-                        tooltip=f"{what} 0 adds nothing, 1 is fully on.",
-                        advanced=control not in BASIC_CONTROLS,
-                    )
-                    for control, what in CONTROLS.items()
-                ),
-                io.Float.Input(
-                    "extra_blinks",
-                    default=0.0,
-                    min=0.0,
-                    max=60.0,
-                    step=1.0,
-                    tooltip="Blinks added per minute at random moments, on top of those already in the motion.",
-                ),
-                seed_input("Another seed puts the extra blinks at other moments.", id="blink_seed", advanced=True),
-            ],
-            outputs=[MotionType.Output("motion", tooltip="The changed motion, of the same length and frame rate.")],
-        )
-
-    @classmethod
-    @explained
-    def execute(
-        cls,
-        motion,
-        smoothing: float,
-        rotation_gain: float,
-        translation_gain: float,
-        extra_blinks: float,
-        blink_seed: int,
-        **values: float,
-    ) -> io.NodeOutput:
-        from ..fd2talk_core.face.model import FaceModel
-        from ..fd2talk_core.motion import edit
-
-        face_model = FaceModel.load()
-        # Smoothing first, so that it does not blur the blinks that are added.
-        motion = edit.smooth(motion, smoothing)
-        motion = edit.scale_regions(motion, face_model, {region: values[f"{region}_gain"] for region in REGIONS})
-        motion = edit.scale_pose(motion, rotation_gain, translation_gain)
-        motion = edit.apply_controls(motion, face_model, {name: values[name] for name in CONTROLS if values[name]})
-        motion = edit.add_blinks(motion, face_model, extra_blinks, blink_seed)
         return io.NodeOutput(motion)

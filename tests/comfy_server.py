@@ -7,19 +7,30 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import wave
 from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from fd2talk_core.checkpoint import default_weights
 
 PACK = Path(__file__).parents[1]
 COMFYUI_DIR = Path(os.environ.get("COMFYUI_DIR") or Path.home() / "comfy/ComfyUI")
 COMFYUI_PYTHON = Path(os.environ.get("COMFYUI_PYTHON") or Path.home() / "comfy/venv/bin/python")
 FRONTEND_ONLY = ("MarkdownNote", "Note")
 LINKED = "fd2talk"
+VOICE_SECONDS = 2.7  # not a whole number of frames
 
 
 def missing() -> str:
@@ -157,3 +168,47 @@ def api_prompt(workflow: dict, object_info: dict) -> dict:
                 inputs[name] = sources[slot["link"]]
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
+
+
+def write_voice(path: Path, seconds: float) -> None:
+    """The beginning of the demo voice."""
+    with wave.open(str(PACK / "assets/voice.wav")) as source, wave.open(str(path), "wb") as target:
+        target.setparams(source.getparams())
+        target.writeframes(source.readframes(round(seconds * source.getframerate())))
+
+
+def write_silent_video(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def fill(server: ComfyServer) -> None:
+    """Put pictures, sounds, videos and checkpoints, usable and not, where the tests look for them."""
+    folder = server.base / "input"
+    portrait = Image.open(PACK / "assets/portrait.png").convert("RGB")
+    portrait.save(folder / "portrait.png")
+    portrait.convert("RGBA").save(folder / "rgba.png")
+    Image.fromarray(np.asarray(portrait.convert("L")).astype(np.uint16) * 257).save(folder / "grey16.png")
+    two = Image.new("RGB", (768, 512), (120, 120, 120))
+    two.paste(portrait, (0, 0))
+    two.paste(portrait.resize((240, 240)), (520, 100))
+    two.save(folder / "two.png")
+    portrait.resize((96, 96)).save(folder / "tiny.png")
+    Image.fromarray(np.full((300, 300, 3), 90, np.uint8)).save(folder / "no_face.png")
+    write_voice(folder / "voice.wav", VOICE_SECONDS)
+    write_voice(folder / "half.wav", 0.5)
+    write_voice(folder / "short.wav", 0.1)
+    write_silent_video(folder / "silent.mp4")
+    portrait_stylised = Image.open(PACK / "assets/portrait_stylised.png").convert("RGB")
+    portrait_stylised.save(folder / "portrait_stylised.png")
+    shutil.copy(PACK / "assets/driving.mp4", folder)
+    models = server.base / "models/fd2talk"
+    (models / "damaged.safetensors").write_bytes(b"not safetensors")
+    (models / "README.txt").write_text("not offered in the list")
+    save_file({"x": torch.zeros(1)}, models / "foreign.safetensors")
+    shutil.copy(default_weights("face_model"), models / "other_part.safetensors")
+    shutil.copy(default_weights("motion"), models / "own_motion.safetensors")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from comfy_server import ComfyServer, fill
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,3 +15,14 @@ def short_voice(tmp_path: Path) -> Path:
     samples, rate = soundfile.read(ROOT / "assets" / "voice.wav", dtype="float32")
     soundfile.write(tmp_path / "short_voice.wav", samples[: int(0.6 * rate)], rate)
     return tmp_path / "short_voice.wav"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """One real ComfyUI server for the whole test run."""
+    server = ComfyServer(tmp_path_factory.mktemp("comfyui"))
+    try:
+        fill(server)
+        yield server
+    finally:
+        server.stop()

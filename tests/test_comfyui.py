@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
 import time
 import urllib.parse
-import wave
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-import torch
 from comfy_server import (
     COMFYUI_DIR,
     COMFYUI_PYTHON,
+    FRONTEND_ONLY,
     LINKED,
     PACK,
+    VOICE_SECONDS,
     ComfyServer,
     ExecutionFailed,
     api_prompt,
@@ -27,10 +26,8 @@ from comfy_server import (
     missing,
 )
 from PIL import Image
-from safetensors.torch import save_file
 
 from fd2talk_core.audio.loading import frame_count
-from fd2talk_core.checkpoint import default_weights
 from fd2talk_core.face.landmarks import mouth_opening
 from fd2talk_core.face.model import FaceModel
 from fd2talk_core.face.tracker import FaceTracker
@@ -41,60 +38,19 @@ NODES = {
     "FD2TalkLoadModels": "Load FD2Talk Models",
     "FD2TalkAudioToMotion": "Generate Motion from Audio",
     "FD2TalkEditMotion": "Edit Motion",
+    "FD2TalkBlendMotion": "Blend Motion",
+    "FD2TalkRetimeMotion": "Retime Motion",
+    "FD2TalkSaveMotion": "Save Motion",
+    "FD2TalkLoadMotion": "Load Motion",
+    "FD2TalkPreviewMotion": "Preview Motion",
+    "FD2TalkTrackMotion": "Track Motion from Video",
     "FD2TalkEncodeAppearance": "Encode Portrait",
     "FD2TalkSampleFrames": "Sample Talking Frames",
     "FD2TalkPasteBack": "Paste Face Back",
     "FD2TalkVideoCombine": "Combine Frames and Audio",
 }
 WORKFLOW = "Talking Portrait"
-VOICE_SECONDS = 2.7  # not a whole number of frames
 RUN_TIME_PACKAGES = {"diffusers", "librosa", "imageio"}
-
-
-def write_voice(path: Path, seconds: float) -> None:
-    """The beginning of the demo voice."""
-    with wave.open(str(PACK / "assets/voice.wav")) as source, wave.open(str(path), "wb") as target:
-        target.setparams(source.getparams())
-        target.writeframes(source.readframes(round(seconds * source.getframerate())))
-
-
-def write_silent_video(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for _ in range(5):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
-        container.mux(stream.encode(None))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = ComfyServer(tmp_path_factory.mktemp("comfyui"))
-    folder = server.base / "input"
-    portrait = Image.open(PACK / "assets/portrait.png").convert("RGB")
-    portrait.save(folder / "portrait.png")
-    portrait.convert("RGBA").save(folder / "rgba.png")
-    Image.fromarray(np.asarray(portrait.convert("L")).astype(np.uint16) * 257).save(folder / "grey16.png")
-    two = Image.new("RGB", (768, 512), (120, 120, 120))
-    two.paste(portrait, (0, 0))
-    two.paste(portrait.resize((240, 240)), (520, 100))
-    two.save(folder / "two.png")
-    portrait.resize((96, 96)).save(folder / "tiny.png")
-    Image.fromarray(np.full((300, 300, 3), 90, np.uint8)).save(folder / "no_face.png")
-    write_voice(folder / "voice.wav", VOICE_SECONDS)
-    write_voice(folder / "half.wav", 0.5)
-    write_voice(folder / "short.wav", 0.1)
-    write_silent_video(folder / "silent.mp4")
-    models = server.base / "models/fd2talk"
-    (models / "damaged.safetensors").write_bytes(b"not safetensors")
-    (models / "README.txt").write_text("not offered in the list")
-    save_file({"x": torch.zeros(1)}, models / "foreign.safetensors")
-    shutil.copy(default_weights("face_model"), models / "other_part.safetensors")
-    shutil.copy(default_weights("motion"), models / "own_motion.safetensors")
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 def encode_prompt(picture: str, **inputs) -> dict:
@@ -164,11 +120,18 @@ def test_edit_controls_exist_in_the_face_model(server):
     assert controls and controls <= set(face_model.controls)
 
 
-def test_template_is_served(server):
-    assert WORKFLOW in server.get_json("/workflow_templates")[LINKED]
-    for suffix in ("json", "jpg"):
-        name = urllib.parse.quote(f"{WORKFLOW}.{suffix}")
-        assert len(server.get(f"/api/workflow_templates/{LINKED}/{name}")) > 1000
+@pytest.mark.parametrize("path", sorted((PACK / "workflows").iterdir()), ids=lambda path: path.name)
+def test_templates_are_served(server, path):
+    assert path.stem in server.get_json("/workflow_templates")[LINKED]
+    assert server.get(f"/api/workflow_templates/{LINKED}/{urllib.parse.quote(path.name)}") == path.read_bytes()
+
+
+def test_every_template_has_a_picture_and_known_nodes(server):
+    info = server.get_json("/object_info")
+    for path in (PACK / "workflows").glob("*.json"):
+        assert path.with_suffix(".jpg").is_file(), f"{path.name} has no picture"
+        types = {node["type"] for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
+        assert types - set(FRONTEND_ONLY) <= set(info), f"{path.name} has unknown nodes"
 
 
 def test_shipped_workflow_makes_a_talking_video(server):
