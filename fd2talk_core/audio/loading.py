@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -56,7 +59,53 @@ def load_mono_16k(path: str | Path, min_seconds: float = MIN_SECONDS) -> np.ndar
     The result takes 3.8 MB per minute whatever the file's rate and channels. Raises UserError as these two do.
     """
     with _sound_of(path) as (rate, pieces):
-        return _mono_16k(pieces, rate, min_seconds)
+        return _mono_16k(pieces, rate, min_seconds, Recording(BytesIO()))[:]
+
+
+def open_mono_16k(path: str | Path, min_seconds: float = MIN_SECONDS) -> Recording:
+    """As `load_mono_16k`, with the samples in a temporary file: memory does not grow with the recording at all."""
+    with _sound_of(path) as (rate, pieces):
+        return _mono_16k(pieces, rate, min_seconds, Recording())
+
+
+class Recording:
+    """Mono samples at 16 kHz, read from a temporary file, or another open one, as they are sliced.
+
+    Knows `len`, `size`, `shape` and slices without a step, which give float32 (n,); the file goes with the object.
+    """
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self._file = TemporaryFile() if file is None else file
+        self.size, self._offset = 0, np.float32(0)
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (self.size,)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, step = part.indices(self.size)
+        if step != 1:
+            raise ValueError("a recording is read without steps")
+        samples = np.empty(max(0, stop - start), np.float32)
+        self._file.seek(4 * start)
+        self._file.readinto(samples.data.cast("B"))
+        samples -= self._offset
+        return samples
+
+    def _write(self, samples: np.ndarray) -> None:
+        self._file.write(samples.tobytes())
+        self.size += samples.size
+
+    def _finish(self, length: int) -> Recording:
+        """Cut or fill up to the length that the source's length and rate say, and remove what offset is left."""
+        self._write(np.zeros(max(0, length - self.size), np.float32))
+        self.size = length
+        total = sum(self[start : start + _BLOCK].sum(dtype=np.float64) for start in range(0, length, _BLOCK))
+        self._offset = np.float32(total / length)
+        return self
 
 
 def to_mono_16k(samples: np.ndarray, rate: int, min_seconds: float = MIN_SECONDS) -> np.ndarray:
@@ -71,7 +120,7 @@ def to_mono_16k(samples: np.ndarray, rate: int, min_seconds: float = MIN_SECONDS
     """
     samples = np.atleast_2d(np.asarray(samples))
     pieces = (samples[:, start : start + _BLOCK] for start in range(0, samples.shape[1], _BLOCK))
-    return _mono_16k(pieces, rate, min_seconds)
+    return _mono_16k(pieces, rate, min_seconds, Recording(BytesIO()))[:]
 
 
 def _blocks(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -91,34 +140,25 @@ def _blocks(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield np.concatenate(kept)
 
 
-def _mono_16k(pieces: Iterable[np.ndarray], rate: int, min_seconds: float) -> np.ndarray:
+def _mono_16k(pieces: Iterable[np.ndarray], rate: int, min_seconds: float, recording: Recording) -> Recording:
     if rate <= 0:
         raise UserError(f"The audio says its sample rate is {rate} Hz. Export it again as a normal WAV file.")
     stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ") if rate != SAMPLE_RATE else None
-    result, total, offset = [], 0, None
+    total, offset = 0, None
     for block in _blocks(pieces):
         if not np.isfinite(block).all():
             raise UserError("The audio contains values that are not numbers (NaN or infinity). Export it again.")
         # An offset must go before resampling, which would make a click of its beginning.
         offset = block.mean(dtype=np.float64).astype(np.float32) if offset is None else offset
         total += len(block)
-        result.append(stream.resample_chunk(block - offset) if stream else block - offset)
+        recording._write(stream.resample_chunk(block - offset) if stream else block - offset)
     if total < max(min_seconds * rate, 1):
         raise UserError(
             f"The audio is {total / rate:.2f} s long, shorter than {min_seconds} s. Use a longer recording."
         )
     if stream:
-        result.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
-    length = -(-total * SAMPLE_RATE // rate)
-    samples = np.zeros(length, np.float32)
-    filled = 0
-    for index, part in enumerate(result):
-        part = part[: length - filled]
-        samples[filled : filled + len(part)] = part
-        filled += len(part)
-        result[index] = None  # freed as it is copied: a long recording must not be in memory twice
-    samples -= samples.mean(dtype=np.float64).astype(np.float32)
-    return samples
+        recording._write(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+    return recording._finish(-(-total * SAMPLE_RATE // rate))
 
 
 def frame_count(duration: float, fps: float) -> int:

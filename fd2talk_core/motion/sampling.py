@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..audio.encoder import HALO
 from ..audio.features import FPS, feature_frames, log_mel, measure_loudness, silent_frames
-from ..audio.loading import SAMPLE_RATE, frame_count
+from ..audio.loading import SAMPLE_RATE, Recording, frame_count
 from ..errors import UserError
 from ..face.model import REGIONS, FaceModel
 from .blinks import check_rate, natural_blinks, set_blink_rate
@@ -153,7 +153,9 @@ def _between(value: float, low: float, high: float, what: str) -> None:
         raise UserError(f"The {what} is {value:g}. Use a value from {low:g} to {high:g}.")
 
 
-def _checked_samples(samples: np.ndarray) -> np.ndarray:
+def _checked_samples(samples: np.ndarray | Recording) -> np.ndarray | Recording:
+    if isinstance(samples, Recording):
+        return samples
     samples = np.asarray(samples, dtype=np.float32)
     if samples.ndim != 1 or samples.size == 0:
         raise UserError(
@@ -221,7 +223,7 @@ def _strengths(base: float, curve: np.ndarray | None, frames: int) -> Tensor:
 
 @torch.no_grad()
 def generate_motion(
-    model: MotionModel, samples: np.ndarray, fps: float = 25.0, *, seed: int = 0, steps: int = 10,
+    model: MotionModel, samples: np.ndarray | Recording, fps: float = 25.0, *, seed: int = 0, steps: int = 10,
     guidance: float = 1.2, temperature: float = 1.0, energy: float = 0.0, expression_strength: float = 1.0,
     pose_strength: float = 1.0, strength_schedule: Schedule | None = None, pose_schedule: Schedule | None = None,
     blink_rate: float | None = None, driving_pose: MotionClip | None = None, driving_mode: str = "replace",
@@ -232,7 +234,8 @@ def generate_motion(
     """Motion for a recording; the same inputs and seed give the same motion, on any device up to rounding.
 
     Args:
-        samples: float (N,) in about -1..1, 16 kHz mono (`to_mono_16k`), of any length; an offset is removed.
+        samples: float (N,) in about -1..1, 16 kHz mono (`to_mono_16k`), of any length; an offset is removed. Or what
+            `open_mono_16k` gives, which keeps long recordings out of memory.
         fps: frame rate of the result, 1..240; motion is generated at 25 and interpolated.
         seed: of the noise and of added blinks, any integer.
         steps: diffusion steps per window of 4 s, 1..1000.
