@@ -32,6 +32,7 @@ Colour = tuple[int, int, int]
 
 PLOT_SIZE = (960, 720)
 VIDEO_WIDTH, FACE_HEIGHT, VIDEO_PLOT_HEIGHT = 640, 420, 520
+TITLE_HEIGHT = 26
 PREVIEW_FPS = 30.0
 MIN_SIDE = 64
 
@@ -147,7 +148,7 @@ class _Plot:
         self.width, self.height = width, height
         self.image = Image.new("RGB", (width * self.SCALE, height * self.SCALE), BACKGROUND)
         self.draw = ImageDraw.Draw(self.image)
-        self.text_size = max(10, round(min(width / 62, height / 36)))
+        self.text_size = max(10, round(min(width / 50, height / 40)))
         self.font = ImageFont.load_default(self.text_size * self.SCALE)
 
     def text(self, x: float, y: float, text: str, colour: Colour = TEXT, anchor: str = "la") -> float:
@@ -253,7 +254,7 @@ def _draw_panel(plot, clip, box, title, unit, curves, samples, rate) -> None:
     else:
         least = {"": 0.5, "°": 6.0}.get(unit, 10.0)
         low, high = _range(curves, least)
-        step = _nice_step(high - low, max(3, int((inner_bottom - inner_top) / (plot.text_size * 1.8))))
+        step = _nice_step(high - low, max(4, int((inner_bottom - inner_top) / (plot.text_size * 1.8))))
         for tick in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step + 0.0:
             y = inner_bottom - (tick - low) / (high - low) * (inner_bottom - inner_top)
             plot.line(np.array([[left, y], [right, y]]), ZERO if abs(tick) < step / 2 else GRID, 0.7)
@@ -414,7 +415,7 @@ def preview_frames(
         picture = canvas.copy()
         picture[:FACE_HEIGHT] = face
         x = min(left + round((number + 0.5) / len(clip) * (right - left)), VIDEO_WIDTH - 2)
-        line = picture[FACE_HEIGHT:, x : x + 2]
+        line = picture[FACE_HEIGHT + TITLE_HEIGHT :, x : x + 2]
         line[:] = (0.35 * line + 0.65 * PLAYHEAD).astype(np.uint8)
         yield picture
 
