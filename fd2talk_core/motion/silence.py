@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..face.landmarks import LIPS_INNER
+from ..face.landmarks import LIPS_INNER, MOUTH_CORNERS
 
 CLOSING_FRAMES = 3
 OPENING_FRAMES = 5
@@ -14,7 +14,7 @@ SHORTEST_PAUSE = 7  # frames: shorter silences are the closed stops inside words
 # Vertical gaps of nine pairs of inner-lip vertices, from corner to corner, in inter-ocular distances: medians of 31,000
 # quiet frames of real talkers with closed mouths. Lips that touch are not at zero, as the vertices lie on their rims.
 CLOSED_GAPS = (0.0065, 0.0118, 0.0164, 0.0184, 0.0184, 0.0186, 0.0167, 0.0120, 0.0064)
-_GAP_NOISE = 0.002
+_GAP_NOISE, _CORNER_NOISE = 0.002, 0.005
 
 
 def silence_weight(silent: np.ndarray) -> np.ndarray:
@@ -51,8 +51,8 @@ def closed_mouth(rest: Tensor, face_model, std: Tensor) -> Tensor:
     """The portrait's own mouth with lips together: rest where it is closed, else the likeliest closed mouth near it.
 
     rest: (64,) expression. std: (64,) usual deviation of the coefficients. A smile with bare teeth becomes a smile
-    with closed lips: the change is the smallest in units of `std` that closes the gaps (a Gaussian conditioned on
-    the nine lip gaps, which are linear in the coefficients).
+    with closed lips: the change is the smallest in units of `std` that closes the gaps and keeps the corners (a
+    Gaussian conditioned on the nine lip gaps and the corners' places, which are linear in the coefficients).
 
     Returns (64,), which differs from rest in the mouth region only.
     """
@@ -61,16 +61,19 @@ def closed_mouth(rest: Tensor, face_model, std: Tensor) -> Tensor:
     lower = [LIPS_INNER[i] for i in range(1, count // 2)]
     rest, std = rest.double().cpu(), std.double().cpu()
     mouth = face_model.slices["mouth"]
-    slope = (face_model.exp_basis[mouth, :, 1][:, lower] - face_model.exp_basis[mouth, :, 1][:, upper]).double().T
-    shape = face_model.mean.double() + torch.einsum("k,kvc->vc", rest, face_model.exp_basis.double())
+    basis = face_model.exp_basis.double()
+    shape = face_model.mean.double() + torch.einsum("k,kvc->vc", rest, basis)
     gaps = shape[lower, 1] - shape[upper, 1]  # (9,)
-    missing = torch.minimum(torch.tensor(CLOSED_GAPS, dtype=torch.float64) - gaps, torch.zeros(()).double())
+    missing = (torch.tensor(CLOSED_GAPS, dtype=torch.float64) - gaps).clamp(max=0)
     if missing.abs().max() < 1e-6:
         return rest.float()
-    spread = slope * std[mouth] ** 2  # (9, mouth)
-    system = spread @ slope.T + _GAP_NOISE**2 * torch.eye(len(gaps), dtype=torch.float64)
+    corners = basis[mouth][:, list(MOUTH_CORNERS), :2].flatten(1)  # (mouth, 4)
+    slope = torch.cat([basis[mouth][:, lower, 1] - basis[mouth][:, upper, 1], corners], 1).T  # (13, mouth)
+    missing = torch.cat([missing, torch.zeros(4, dtype=torch.float64)])
+    noise = torch.tensor([_GAP_NOISE] * len(gaps) + [_CORNER_NOISE] * 4, dtype=torch.float64)
+    spread = slope * std[mouth] ** 2
     closed = rest.clone()
-    closed[mouth] += spread.T @ torch.linalg.solve(system, missing)
+    closed[mouth] += spread.T @ torch.linalg.solve(spread @ slope.T + torch.diag(noise**2), missing)
     return closed.float()
 
 
