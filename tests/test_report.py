@@ -340,6 +340,13 @@ def test_missing_weights_are_reported_and_the_rest_goes_on(prepared, tmp_path, m
     assert "nme" in text.getvalue() and "not measured" in text.getvalue()
 
 
+def test_other_weights_are_used_when_given(prepared, tmp_path):
+    nothing = tmp_path / "nothing.safetensors"
+    options = {"motion": nothing, "lip_expert": nothing, "landmarker": nothing}
+    result = report.evaluate(prepared, ("motion", "lip-expert", "retrack"), **options)
+    assert all("nothing.safetensors is missing" in part["error"] for part in result["parts"].values())
+
+
 def test_bad_requests(prepared, tmp_path):
     with pytest.raises(UserError, match="no part called 'nose'"):
         report.evaluate(prepared, ("nose",))

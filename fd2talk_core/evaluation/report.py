@@ -111,6 +111,8 @@ class _Options:
     baseline: Path | None = None
     babble_db: float | None = None
     landmarker: Path | None = None
+    motion: Path | None = None
+    lip_expert: Path | None = None
 
 
 class _Evaluation:
@@ -176,7 +178,7 @@ class _Evaluation:
 
         rows = evaluate_motion(
             self._talking(),
-            MotionModel.load().eval(),
+            MotionModel.load(self.options.motion).eval(),
             FaceModel.load(),
             seeds=self.options.seeds,
             baseline=load_baseline(self.options.baseline),
@@ -188,7 +190,8 @@ class _Evaluation:
         from ..motion.lip_expert import LipExpert
         from .lip_expert import evaluate_lip_expert
 
-        return evaluate_lip_expert(self._talking(), LipExpert.load(), FaceModel.load(), **self.talkers)
+        expert = LipExpert.load(self.options.lip_expert)
+        return evaluate_lip_expert(self._talking(), expert, FaceModel.load(), **self.talkers)
 
     def frames(self) -> dict:
         from ..frames.model import FrameModel
@@ -208,6 +211,7 @@ class _Evaluation:
             self.options.landmarker,
             FaceModel.load(),
             steps=self.options.steps,
+            motion_weights=self.options.motion,
             **self.talkers,
         )
         return {"summary": summarise_retracked(rows), "rows": rows} if rows else _result(rows)
@@ -218,12 +222,16 @@ class _Evaluation:
 
         rows = evaluate_speech(
             self.folder,
-            MotionModel.load().eval(),
+            MotionModel.load(self.options.motion).eval(),
             FaceModel.load(),
             limit=self.limit,
             babble_db=self.options.babble_db,
         )
         return {"summary": summarise_speech(rows), "rows": rows}
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return Path(value) if value else None
 
 
 def evaluate(
@@ -240,6 +248,8 @@ def evaluate(
     seeds: int = SEEDS,
     baseline: str | Path | None = None,
     babble_db: float | None = None,
+    motion: str | Path | None = None,
+    lip_expert: str | Path | None = None,
 ) -> dict:
     """Measure the shipped networks on a folder of clips, or stage 1 on a folder of sound files.
 
@@ -256,6 +266,7 @@ def evaluate(
         seeds: motions per clip for the part motion; two or more tell how much they differ.
         baseline: regressor by `fd2talk train baseline`, to compare the part motion with.
         babble_db: for the part speech: also with other voices at this ratio of speech to noise, in dB.
+        motion, lip_expert: weights to use instead of the shipped ones; the first for motion, speech and retrack.
 
     Returns {"folder", "clips", "parts": {part: {"summary": {group: means}, "rows": [...]} or {"error": text}}}.
     A part whose weights are missing tells so under "error"; the others are still measured.
@@ -266,14 +277,16 @@ def evaluate(
     if not 1 <= seeds <= 100:
         raise UserError(f"The number of seeds is {seeds}. Use 1 to 100; 3 is usual.")
     options = _Options(
-        limit,
-        Path(taef1) if taef1 else None,
-        steps,
-        frames_per_clip,
-        seeds,
-        Path(baseline) if baseline else None,
-        babble_db,
-        Path(landmarker) if landmarker else None,
+        limit=limit,
+        taef1=_path(taef1),
+        steps=steps,
+        frames_per_clip=frames_per_clip,
+        seeds=seeds,
+        baseline=_path(baseline),
+        babble_db=babble_db,
+        landmarker=_path(landmarker),
+        motion=_path(motion),
+        lip_expert=_path(lip_expert),
     )
     evaluation = _Evaluation(Path(folder), only_held_back, options)
     result = {"folder": str(folder), "clips": 0, "parts": {}}

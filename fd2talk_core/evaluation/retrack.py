@@ -78,11 +78,12 @@ def _pictures(batches: Iterable[torch.Tensor]) -> Iterator[np.ndarray]:
 def evaluate_retracked(
     clips: list[Clip], landmarker: str | Path | None, face_model: FaceModel, *, steps: int = 2,
     frames: int = FRAMES, dominant: set[str] | None = None, heard: Mapping[str, str] | None = None,
+    motion_weights: str | Path | None = None,
 ) -> list[dict]:  # fmt: skip
     """Render clips' first frames with both stages to the clips' own sound, track them again, one row per clip.
 
     landmarker: MediaPipe .task file. frames: at most so many of each clip. dominant, heard: see
-    `evaluate_motion`. Raises UserError without a landmarker.
+    `evaluate_motion`. motion_weights: default the shipped ones. Raises UserError without a landmarker.
     """
     from ..frames.model import FrameModel
     from ..frames.sampling import sample_frames
@@ -93,7 +94,7 @@ def evaluate_retracked(
     if landmarker is None:
         raise UserError("Rendered video is tracked with MediaPipe. Pass --landmarker with its .task file.")
     dominant = dominant_identities(clips) if dominant is None else dominant
-    motion_model, frame_model = MotionModel.load().eval(), FrameModel.load().eval()
+    motion_model, frame_model = MotionModel.load(motion_weights).eval(), FrameModel.load().eval()
     rows = []
     for clip in tqdm([c for c in clips if voiced(c)], desc="retrack", unit="clip"):
         real, first = track_clip(clip, face_model), tracked_motion(clip, face_model, 1)
