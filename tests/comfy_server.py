@@ -212,3 +212,28 @@ def fill(server: ComfyServer) -> None:
     save_file({"x": torch.zeros(1)}, models / "foreign.safetensors")
     shutil.copy(default_weights("face_model"), models / "other_part.safetensors")
     shutil.copy(default_weights("motion"), models / "own_motion.safetensors")
+
+
+LOAD_PACK = """
+import asyncio, json, sys, time
+sys.argv = ["main.py", "--cpu", "--disable-api-nodes"]
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes, server, execution
+asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+before, start = set(sys.modules), time.perf_counter()
+assert asyncio.run(nodes.load_custom_node({pack!r}))
+seconds = time.perf_counter() - start
+result = dict(seconds=seconds, modules=sorted(set(name.split(".")[0] for name in set(sys.modules) - before)))
+"""
+
+
+def in_comfyui(code: str, **values: str) -> dict:
+    """Run code in ComfyUI's interpreter with the pack loaded, and return its `result`."""
+    code = (LOAD_PACK + code).format(pack=str(PACK), **values) + "\nprint('RESULT', json.dumps(result))\n"
+    done = subprocess.run(
+        [COMFYUI_PYTHON, "-c", code], cwd=COMFYUI_DIR, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert results, done.stderr[-3000:]
+    return json.loads(results[0].removeprefix("RESULT "))

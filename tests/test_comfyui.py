@@ -13,7 +13,6 @@ import av
 import numpy as np
 import pytest
 from comfy_server import (
-    COMFYUI_DIR,
     COMFYUI_PYTHON,
     FRONTEND_ONLY,
     LINKED,
@@ -22,7 +21,7 @@ from comfy_server import (
     ComfyServer,
     ExecutionFailed,
     api_prompt,
-    environment,
+    in_comfyui,
     missing,
 )
 from PIL import Image
@@ -335,19 +334,6 @@ def test_cancelling_stops_the_render(server):
     assert "execution_interrupted" in [kind for kind, _ in entry["status"]["messages"]]
 
 
-LOAD_PACK = """
-import asyncio, json, sys, time
-sys.argv = ["main.py", "--cpu", "--disable-api-nodes"]
-import comfy.options
-comfy.options.enable_args_parsing()
-import nodes, server, execution
-asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
-before, start = set(sys.modules), time.perf_counter()
-assert asyncio.run(nodes.load_custom_node({pack!r}))
-seconds = time.perf_counter() - start
-result = dict(seconds=seconds, modules=sorted(set(name.split(".")[0] for name in set(sys.modules) - before)))
-"""
-
 # The first pass over a batch of more than two frames fails as a full graphics card does.
 FULL_MEMORY = """
 import importlib, numpy as np, torch
@@ -375,17 +361,6 @@ with torch.inference_mode():
     backed_off, _ = sample(frame_model, look, motion, 0, 1, 1.0, 1.0, 5).args
 result = dict(batches=batches, fps=fps, shape=list(small.shape), error=float((small - backed_off).abs().max()))
 """
-
-
-def in_comfyui(code: str, **values: str) -> dict:
-    """Run code in ComfyUI's interpreter with the pack loaded, and return its `result`."""
-    code = (LOAD_PACK + code).format(pack=str(PACK), **values) + "\nprint('RESULT', json.dumps(result))\n"
-    done = subprocess.run(
-        [COMFYUI_PYTHON, "-c", code], cwd=COMFYUI_DIR, env=environment(), capture_output=True, text=True, timeout=300
-    )
-    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert results, done.stderr[-3000:]
-    return json.loads(results[0].removeprefix("RESULT "))
 
 
 def test_import_is_light():

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from comfy_server import PACK, VOICE_SECONDS, ComfyServer, ExecutionFailed, api_prompt, missing
+from comfy_server import PACK, VOICE_SECONDS, ComfyServer, ExecutionFailed, api_prompt, in_comfyui, missing
 from PIL import Image
 
 from fd2talk_core.audio.loading import frame_count
@@ -396,3 +396,52 @@ def test_controls_reach_the_sampler(clips):
 def test_unusable_controls_are_explained(clips, changes, message):
     with pytest.raises(ExecutionFailed, match=message):
         result_of(clips, generate(clips, **changes), "4", "unusable")
+
+
+# ComfyUI's own wav2vec 2.0, small and random, feeds a motion model that was built for features of its width.
+SPEECH_FEATURES = """
+import importlib, torch
+from comfy.audio_encoders.audio_encoders import AudioEncoderModel
+pack = nodes.NODE_CLASS_MAPPINGS["FD2TalkAudioToMotion"].__module__.rsplit(".", 2)[0]
+core = pack + ".fd2talk_core."
+motion = importlib.import_module(core + "motion.model")
+face_model = importlib.import_module(core + "face.model").FaceModel.load()
+managed = importlib.import_module(pack + ".nodes.models").managed
+torch.manual_seed(0)
+encoder = AudioEncoderModel(dict(
+    model_type="wav2vec2", embed_dim=48, num_heads=2, num_layers=2, conv_norm=False, conv_bias=False,
+    do_normalize=False, do_stable_layer_norm=False,
+))
+for weight in encoder.model.parameters():
+    torch.nn.init.normal_(weight, std=0.1)
+generate = nodes.NODE_CLASS_MAPPINGS["FD2TalkAudioToMotion"].execute
+settings = dict(
+    seed=0, steps=2, guidance=1.0, fps=25.0, expression_strength=1.0, pose_strength=1.0, temperature=0.5,
+)
+audio = {{"waveform": 0.1 * torch.randn(1, 1, 40000), "sample_rate": 16000}}
+with torch.inference_mode():
+    output = nodes.NODE_CLASS_MAPPINGS["AudioEncoderEncode"].execute(encoder, audio).args[0]
+    sizes = dict(audio_width=32, width=32, depth=1, heads=2, pose_width=32, pose_depth=1, pose_heads=2)
+    reads_features, reads_mel = (
+        managed(motion.MotionModel(motion.MotionConfig(audio_features=width, **sizes), face_model.hash))
+        for width in (48, 0)
+    )
+    clip = generate(motion_model=reads_features, audio=audio, speech_features=output, **settings).args[0]
+    words = []
+    for model, features in ((reads_mel, output), (reads_features, None), (reads_features, {{}})):
+        try:
+            generate(motion_model=model, audio=audio, speech_features=features, **settings)
+            words.append("")
+        except ValueError as error:
+            words.append(str(error))
+result = dict(width=output["encoded_audio"].shape[-1], frames=len(clip), words=words)
+"""
+
+
+def test_speech_features_reach_a_model_that_reads_them():
+    result = in_comfyui(SPEECH_FEATURES)
+    assert (result["width"], result["frames"]) == (48, 63)
+    mel, none, empty = result["words"]
+    assert "reads log-mel, not speech-model features" in mel
+    assert "needs speech-model features of width 48" in none
+    assert "holds no encoded audio. Connect an Audio Encoder Encode node" in empty
