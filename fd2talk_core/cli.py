@@ -191,6 +191,8 @@ def evaluate(
     babble: Annotated[
         float | None, typer.Option(help="For speech: also with other voices at this speech-to-noise ratio, in dB.")
     ] = None,
+    motion: Annotated[Path | None, typer.Option(help="Other weights of the motion stage than ours.")] = None,
+    lip_expert: Annotated[Path | None, typer.Option(help="Another lip expert than the shipped one.")] = None,
 ) -> None:
     """Measure the shipped networks on a folder of clips.
 
@@ -221,6 +223,8 @@ def evaluate(
         seeds=seeds,
         baseline=baseline,
         babble_db=babble,
+        motion=motion,
+        lip_expert=lip_expert,
     )
     report.show(result, console)
     if json:
