@@ -28,7 +28,8 @@ from . import cli_motion, cli_training
 from .errors import UserError
 
 USER_ERROR, INTERRUPTED = 2, 130
-EXTRAS = {"mediapipe": "prepare"} | dict.fromkeys(("accelerate", "cv2", "tensorboard", "torchmetrics"), "train")
+TRAINING = ("accelerate", "cv2", "tensorboard", "torchmetrics", "transformers")
+EXTRAS = {"mediapipe": "prepare"} | dict.fromkeys(TRAINING, "train")
 DEMO = Path(__file__).parents[1] / "assets"
 console = Console()
 stderr = Console(stderr=True)
@@ -94,6 +95,15 @@ def talk(
     size: Annotated[int, typer.Option(help="Side of the generated face, 256 or 512 pixels.")] = 256,
     fps: Annotated[float, typer.Option(help="Frames per second; 29.97 and the like are exact.")] = 25,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best of cuda and cpu.")] = "auto",
+    guidance: Annotated[float, typer.Option(help="How closely the face follows the voice, 0-10; 1 is plain.")] = 1.2,
+    temperature: Annotated[float, typer.Option(help="Variety between seeds, 0-1.5; 0 has none.")] = 1.0,
+    energy: Annotated[float, typer.Option(help="Liveliness, -2 calm to 2 excited.")] = 0.0,
+    expression: Annotated[float, typer.Option(help="Strength of expression, 0-10; 0 is a still face.")] = 1.0,
+    pose: Annotated[float, typer.Option(help="Strength of head motion, 0-10; 0 is a still head.")] = 1.0,
+    blinks: Annotated[float | None, typer.Option(help="Blinks per minute, 0-60; default: as they come.")] = None,
+    driving: Annotated[Path | None, typer.Option(help="Take the head's motion from this motion clip.")] = None,
+    driving_mode: Annotated[str, typer.Option(help="replace the generated head motion, or add to it.")] = "replace",
+    driving_end: Annotated[str, typer.Option(help="When that clip is shorter: generated, loop or hold.")] = "generated",
     motion: Annotated[Path | None, typer.Option(help="Use this motion clip instead of generating one.")] = None,
     save_motion: Annotated[Path | None, typer.Option(help="Also keep the motion, to edit or reuse it.")] = None,
     paste: Annotated[bool, typer.Option(help="Put the face back into the whole picture, or keep the crop.")] = True,
@@ -112,6 +122,8 @@ def talk(
       fd2talk talk -p me.png -a hello.wav --save-motion hello.safetensors
 
       fd2talk talk -p painting.jpg -a hello.wav --motion hello.safetensors --fps 30
+
+      fd2talk talk -p me.png -a hello.wav --energy 1 --pose 0.5 --blinks 12
     """
     columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn())
     bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
@@ -129,6 +141,15 @@ def talk(
             size=size,
             fps=fps,
             device=device,
+            guidance=guidance,
+            temperature=temperature,
+            energy=energy,
+            expression_strength=expression,
+            pose_strength=pose,
+            blink_rate=blinks,
+            driving_pose=driving,
+            driving_mode=driving_mode,
+            driving_end=driving_end,
             motion=motion,
             save_motion=save_motion,
             paste=paste,

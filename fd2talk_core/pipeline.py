@@ -28,6 +28,7 @@ from .frames.sampling import sample_frames
 from .motion.clip import MotionClip
 from .motion.model import MotionModel
 from .motion.sampling import generate_motion
+from .motion.schedule import check_driving
 from .video.reading import read_picture
 from .video.writer import SegmentedWriter, exact_rate
 
@@ -75,6 +76,15 @@ def talk(
     size: int = 256,
     fps: float = 25,
     device: str = "cpu",
+    guidance: float = 1.2,
+    temperature: float = 1.0,
+    energy: float = 0.0,
+    expression_strength: float = 1.0,
+    pose_strength: float = 1.0,
+    blink_rate: float | None = None,
+    driving_pose: str | Path | MotionClip | None = None,
+    driving_mode: str = "replace",
+    driving_end: str = "generated",
     motion: str | Path | MotionClip | None = None,
     save_motion: str | Path | None = None,
     paste: bool = True,
@@ -92,6 +102,9 @@ def talk(
         size: side of the generated face crop, 256 or 512 px.
         fps: frames per second, 1..240.
         device: "cpu", "cuda", "mps" or "auto".
+        guidance, temperature, energy, expression_strength, pose_strength, blink_rate, driving_pose, driving_mode,
+            driving_end: of the generated motion, see `generate_motion`; driving_pose may be a file. They do nothing
+            to a given `motion`.
         motion: a motion clip to use instead of one generated from the audio; cut or held to the audio's length.
         save_motion: where to write the motion that was used.
         paste: put the face back into the whole picture; False gives the face crop alone.
@@ -117,6 +130,10 @@ def talk(
         report.duration = samples.shape[-1] / rate
         report.frames = frame_count(report.duration, fps)
         clip = MotionClip.load(motion) if isinstance(motion, str | Path) else motion
+        if isinstance(driving_pose, str | Path):
+            driving_pose = MotionClip.load(driving_pose)
+        if driving_pose is not None:
+            check_driving(driving_pose, driving_mode, driving_end)
     with stage("load models"):
         device = pick_device(device)
         face_model, tracker = FaceModel.load(), FaceTracker.load()
@@ -133,6 +150,15 @@ def talk(
                 fps,
                 seed=seed,
                 steps=motion_steps,
+                guidance=guidance,
+                temperature=temperature,
+                energy=energy,
+                expression_strength=expression_strength,
+                pose_strength=pose_strength,
+                blink_rate=blink_rate,
+                driving_pose=driving_pose,
+                driving_mode=driving_mode,
+                driving_end=driving_end,
                 reference_expression=appearance.beta,
                 reference_pose=appearance.pose,
             )

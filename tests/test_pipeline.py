@@ -76,6 +76,8 @@ def sha(path):
         ({"seed": -1}, "seed is -1"),
         ({"device": "warp"}, "device 'warp' is not available"),
         ({"motion": "missing.safetensors"}, "missing.safetensors does not exist"),
+        ({"driving_pose": "missing.safetensors"}, "missing.safetensors does not exist"),
+        ({"driving_pose": VOICE}, "cannot be read as a motion clip"),
         ({"motion": VOICE}, "cannot be read as a motion clip"),
     ],
 )
@@ -206,6 +208,32 @@ def test_any_picture_format(tmp_path, weights, short_voice, still_motion, mode):
     report = talk(tmp_path / "a.png", short_voice, tmp_path / "a.mp4", motion=motion, steps=1)
     assert video_facts(report.out)[0] == report.frames
     assert any("shorter than the audio; its end is held" in note for note in report.notes)
+
+
+@pytest.mark.weights
+def test_controls_reach_the_motion_and_the_render_key(tmp_path, weights, short_voice, still_motion, monkeypatch):
+    """A changed control gives another motion, so a render begun with the old one is not gone on with."""
+    keys = []
+
+    class Enough(Exception):
+        pass
+
+    def writer(out, rate, size, key):
+        keys.append(key)
+        raise Enough
+
+    monkeypatch.setattr(pipeline, "SegmentedWriter", writer)
+    still = still_motion(tmp_path / "still.safetensors", frames=40)
+    changes = [
+        {}, {}, {"guidance": 2.0}, {"temperature": 0.5}, {"energy": 1.0}, {"expression_strength": 0.5},
+        {"pose_strength": 0.5}, {"blink_rate": 60}, {"driving_pose": still},
+    ]  # fmt: skip
+    for number, change in enumerate(changes):
+        with pytest.raises(Enough):
+            saved = tmp_path / f"{number}.safetensors"
+            talk(PORTRAIT, short_voice, tmp_path / "a.mp4", motion_steps=2, save_motion=saved, **change)
+    assert keys[0] == keys[1] and len(set(keys)) == len(changes) - 1
+    assert MotionClip.load(tmp_path / f"{len(changes) - 1}.safetensors").pose.abs().max() == 0
 
 
 @pytest.mark.weights
