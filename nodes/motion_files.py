@@ -98,7 +98,7 @@ class LoadMotion(io.ComfyNode):
                     "file",
                     options=motion_files() or [NOTHING],
                     tooltip="A motion file in the input folder, or one that Save Motion wrote, marked [output]. "
-                    "Press R to see new files.",
+                    "The button below uploads one; press R to see new files.",
                 ),
             ],
             outputs=[MotionType.Output("motion", tooltip="The motion as it was saved, with its own frame rate.")],
