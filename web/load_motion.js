@@ -8,7 +8,7 @@ function fail(detail) {
   app.extensionManager.toast.add({ severity: "error", summary: "Load Motion", detail, life: 8000 });
 }
 
-async function upload(file, widget) {
+async function upload(file, node, widget) {
   if (!SUFFIXES.some((suffix) => file.name.toLowerCase().endsWith(suffix))) {
     fail(`${file.name} is not a motion file. Choose a .safetensors or .json file.`);
     return;
@@ -25,6 +25,7 @@ async function upload(file, widget) {
   if (!widget.options.values.includes(path)) widget.options.values.push(path);
   widget.value = path;
   widget.callback?.(path);
+  node.setDirtyCanvas(true, true);
 }
 
 app.registerExtension({
@@ -37,7 +38,7 @@ app.registerExtension({
     picker.type = "file";
     picker.accept = SUFFIXES.join(",");
     picker.addEventListener("change", async () => {
-      if (picker.files.length) await upload(picker.files[0], widget);
+      if (picker.files.length) await upload(picker.files[0], node, widget);
       picker.value = ""; // so that the same file can be chosen again
     });
     const button = node.addWidget("button", "choose file to upload", null, () => picker.click());
@@ -46,7 +47,7 @@ app.registerExtension({
     node.onDragDrop = async (event) => {
       const [file] = event?.dataTransfer?.files ?? [];
       if (!file) return false;
-      await upload(file, widget);
+      await upload(file, node, widget);
       return true;
     };
   },
