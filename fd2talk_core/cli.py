@@ -95,7 +95,7 @@ def talk(
     size: Annotated[int, typer.Option(help="Side of the generated face, 256 or 512 pixels.")] = 256,
     fps: Annotated[float, typer.Option(help="Frames per second; 29.97 and the like are exact.")] = 25,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best of cuda and cpu.")] = "auto",
-    guidance: Annotated[float, typer.Option(help="How closely the face follows the voice, 0-10; 1 is plain.")] = 1.2,
+    guidance: Annotated[float, typer.Option(help="How closely the face follows the voice, 0-10; 1 is plain.")] = 1.5,
     temperature: Annotated[float, typer.Option(help="Variety between seeds, 0-1.5; 0 has none.")] = 1.0,
     energy: Annotated[float, typer.Option(help="Liveliness, -2 calm to 2 excited.")] = 0.0,
     expression: Annotated[float, typer.Option(help="Strength of expression, 0-10; 0 is a still face.")] = 1.0,
@@ -284,6 +284,7 @@ def bench(
 
 app.command()(cli_training.prepare)
 app.command("build-face-model")(cli_training.build_face_model)
+app.command()(cli_training.align)
 app.command()(cli_training.train)
 cli_motion.register(app)
 

@@ -88,7 +88,7 @@ def audio_to_motion(
     fps: Annotated[float, typer.Option(help="Frames per second, 1 to 240.")] = 25,
     seed: Annotated[int, typer.Option(help="Another seed, another performance.")] = 0,
     steps: Annotated[int, typer.Option(help="Diffusion steps.")] = 10,
-    guidance: Annotated[float, typer.Option(help="How closely the face follows the voice; 1 is plain.")] = 1.2,
+    guidance: Annotated[float, typer.Option(help="How closely the face follows the voice; 1 is plain.")] = 1.5,
     expression: Annotated[float, typer.Option(help="Strength of expression; 0 is a still face.")] = 1.0,
     pose: Annotated[float, typer.Option(help="Strength of head motion; 0 is a still head.")] = 1.0,
     energy: Annotated[float, typer.Option(help="Liveliness, -2 calm to 2 excited.")] = 0.0,

@@ -64,8 +64,31 @@ def build_face_model(
     console.print(f"The face model {model.hash[:12]} is in {escape(str(out))}.", highlight=False)
 
 
+def align(
+    data: Annotated[list[Path], typer.Argument(help="Prepared folders of videos.")],
+    lip_expert: Annotated[
+        Path | None, typer.Option(help="Expert to judge by: one that was trained on the reference talker alone.")
+    ] = None,
+) -> None:
+    """Measure by how many frames sound and picture of each clip lie apart.
+
+    Written to offsets.csv in each folder; training of stage 1 uses it. Talkers
+    with very many clips are the reference the others are aligned with.
+
+    Example:  fd2talk align clips --lip-expert runs/lip-expert/lip_expert.safetensors
+    """
+    from .motion.lip_expert import LipExpert
+    from .training.sync import align as run
+
+    offsets = run([Path(folder) for folder in data], LipExpert.load(lip_expert))
+    moved = [abs(offset) for offset in offsets.values() if offset]
+    console.print(f"{len(moved)} of {len(offsets)} clips are shifted, by up to {max(moved, default=0):g} frames.")
+
+
 def train(
-    part: Annotated[str, typer.Argument(help="tracker, autoencoder, lip-expert, motion, frames, or baseline.")],
+    part: Annotated[
+        str, typer.Argument(help="tracker, autoencoder, audio-encoder, lip-expert, baseline, motion or frames.")
+    ],
     data: Annotated[list[Path], typer.Option("--data", "-d", help="A prepared folder; may be given several times.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/PART.")] = None,
     export_to: Annotated[Path | None, typer.Option(help="Where the best weights go; default: the run folder.")] = None,
@@ -82,8 +105,8 @@ def train(
 ) -> None:
     """Train one network.
 
-    The order is tracker, autoencoder, lip-expert, motion, frames; baseline makes
-    the plain regressor that `fd2talk evaluate` compares with. Progress is
+    The order is tracker, autoencoder, lip-expert, audio-encoder, motion, frames;
+    baseline makes the plain regressor that `fd2talk evaluate` compares with. Progress is
     in OUT/train.log and in tensorboard. The file weights/README.md has the
     command of every shipped file.
 

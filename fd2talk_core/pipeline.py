@@ -76,7 +76,7 @@ def talk(
     size: int = 256,
     fps: float = 25,
     device: str = "cpu",
-    guidance: float = 1.2,
+    guidance: float = 1.5,
     temperature: float = 1.0,
     energy: float = 0.0,
     expression_strength: float = 1.0,

@@ -80,7 +80,7 @@ class AudioToMotion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "guidance",
-                    default=1.2,
+                    default=1.5,
                     min=1.0,
                     max=5.0,
                     step=0.05,

@@ -11,7 +11,7 @@ def small(mask_width=1, **changes) -> ExpressionDiT:
     model = ExpressionDiT(mask_width=mask_width, **(sizes | changes)).eval()
     # adaLN-Zero starts as the identity; give it something to do.
     for name, parameter in model.named_parameters():
-        if "adaLN" in name or "final_layer" in name:
+        if "adaLN" in name or "modulation" in name or "final_layer" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     return model
 

@@ -20,7 +20,7 @@ def small() -> MotionModel:
     torch.manual_seed(0)
     model = MotionModel(MotionConfig(**SMALL), "hash").eval()
     for name, parameter in model.named_parameters():
-        if "adaLN" in name or "final_layer" in name:
+        if "adaLN" in name or "modulation" in name or "final_layer" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return model
 

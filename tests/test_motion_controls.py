@@ -11,10 +11,17 @@ from fd2talk_core.face.landmarks import mouth_opening
 from fd2talk_core.face.model import FaceModel
 from fd2talk_core.motion.blinks import find_blinks, lid_closure, natural_blinks, set_blink_rate
 from fd2talk_core.motion.clip import MotionClip
+from fd2talk_core.motion.lip_expert import LIPS
 from fd2talk_core.motion.model import MotionModel
 from fd2talk_core.motion.sampling import MOUTH_TEMPERATURE, generate_motion, noise_scale
 from fd2talk_core.motion.schedule import REGION_LIMITS, drive_pose, soft_limit, strength_curve
-from fd2talk_core.motion.silence import closed_mouth, silence_weight
+from fd2talk_core.motion.silence import (
+    ANTICIPATION_FRAMES,
+    OPENING_FRAMES,
+    close_mouth,
+    closed_mouth,
+    silence_weight,
+)
 
 VOICE = "assets/voice.wav"
 FACE = FaceModel.load()
@@ -199,7 +206,7 @@ def test_pauses_close_in_three_frames_and_open_before_sound():
     silent = np.ones(60, bool)
     silent[20:30] = False
     weight = silence_weight(silent)
-    assert (weight[:16] == 1).all() and (np.diff(weight[15:21]) < 0).all() and (weight[20:30] == 0).all()
+    assert (weight[:8] == 1).all() and (np.diff(weight[7:13]) < 0).all() and (weight[12:30] == 0).all()
     assert weight[32] == 1 and 0 < weight[30] < weight[31] < 1 and (weight[32:] == 1).all()
 
 
@@ -227,6 +234,17 @@ def test_an_open_portrait_closes_to_its_own_shape():
     widths = (corners[:, 0] - corners[:, 1]).norm(dim=-1)
     assert widths[2] > widths[0] + 0.5 * (widths[1] - widths[0])  # it still smiles
     assert torch.allclose(closed_mouth(closed, FACE, std), closed, atol=0.02)  # closed is closed
+    many = closed_mouth(torch.stack([closed, smile]), FACE, std)
+    assert torch.allclose(many[1], closed, atol=1e-5)
+
+
+def test_lips_that_touch_stay_as_they_are():
+    pressed = -0.3 * FACE.controls["jaw_open"] + 0.5 * FACE.controls["mouth_wide"]
+    motion = torch.stack([pressed, pressed + FACE.controls["jaw_open"]]).repeat(2, 1)
+    made = motion.clone()
+    close_mouth(made, torch.tensor([1.0, 1.0, 0.0, 0.0]), FACE, FACE.exp_std)
+    assert torch.allclose(made[0], motion[0], atol=0.02) and torch.equal(made[2:], motion[2:])
+    assert opening(motion[1]) > 0.1 and opening(made[1]) < 0.03
 
 
 @pytest.mark.weights
@@ -238,9 +256,11 @@ def test_the_mouth_closes_within_three_frames_and_life_goes_on(shipped, voice):
     start, stop = max(zip(edges[::2], edges[1::2], strict=True), key=lambda run: run[1] - run[0])
     assert stop - start >= 500
     gaps = opening(clip.expression)
-    assert gaps[start + 2 : stop - 5].max() < 0.03
-    inside = slice(start + 3, stop - 6)
-    assert clip.expression[inside, FACE.slices["mouth"]].diff(dim=0).abs().max() < 1e-5  # lips do not quiver
+    assert gaps[start + 2 : stop - ANTICIPATION_FRAMES - OPENING_FRAMES].max() < 0.03
+    inside = slice(start + 3, stop - ANTICIPATION_FRAMES - OPENING_FRAMES)
+    # Lips do not quiver: real closed ones, in 1,239 pauses of the data, have medians of 0.0012 and 0.0009.
+    lips = FACE.vertices(torch.zeros(80), clip.expression[inside])[:, list(LIPS)]
+    assert lips.diff(dim=0).norm(dim=-1).mean() < 1.2e-3 and lips.diff(n=2, dim=0).norm(dim=-1).mean() < 0.9e-3
     turns = clip.pose[inside, :3]
     assert turns.std(0).max() > np.radians(0.2) and turns.diff(dim=0).abs().max() < np.radians(1.5)
     blinks = [b for b in find_blinks(clip, FACE, shipped.expression_mean) if start < b[0] * 25 < stop]
@@ -249,7 +269,7 @@ def test_the_mouth_closes_within_three_frames_and_life_goes_on(shipped, voice):
     assert gaze.std(0).max() > 0.05
     free = generate_motion(shipped, samples, steps=6, seed=2, close_in_silence=False)
     changed = (free.expression - clip.expression).abs().amax(1).numpy() > 1e-6
-    assert changed[inside].all() and not changed[~silent[: len(changed)]].any()
+    assert not changed[~silent[: len(changed)]].any()
 
 
 # The controls, on the shipped weights.

@@ -102,5 +102,5 @@ def test_an_error_while_making_batches_reaches_the_user(tmp_path):
 
 
 def test_unknown_part_lists_the_known_ones(tmp_path):
-    with pytest.raises(UserError, match="autoencoder, lip-expert"):
+    with pytest.raises(UserError, match="autoencoder, audio-encoder, lip-expert"):
         train_part("voice", [tmp_path], tmp_path)

@@ -53,8 +53,8 @@ class Loudness:
     gate: float
 
 
-def _rms(samples: np.ndarray, start: int, frames: int) -> np.ndarray:
-    piece = _piece(samples, start * FRAME_SAMPLES, frames * FRAME_SAMPLES)
+def _rms(samples: np.ndarray, start: float, frames: int) -> np.ndarray:
+    piece = _piece(samples, round(start * FRAME_SAMPLES), frames * FRAME_SAMPLES)
     return np.sqrt((piece.reshape(frames, FRAME_SAMPLES) ** 2).mean(1))
 
 
@@ -90,18 +90,18 @@ def _mel_filters() -> np.ndarray:
     return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=_N_FFT, n_mels=BINS, fmin=60.0, norm=None)
 
 
-def mel_power(samples: np.ndarray, start: int, frames: int) -> np.ndarray:
+def mel_power(samples: np.ndarray, start: float, frames: int) -> np.ndarray:
     """Mel power spectrum of the video frames `start` .. `start + frames`; sound outside `samples` is silence.
 
     Args:
         samples: float32 (N,), 16 kHz.
-        start: first 25-fps frame, may be negative.
+        start: first 25-fps frame, may be negative, and a fraction.
         frames: number of frames.
 
     Returns float32 (frames * 4, 80), power of the pre-emphasised sound.
     """
     length = (frames * PER_FRAME - 1) * HOP + _N_FFT
-    piece = _piece(samples, start * FRAME_SAMPLES - _LEAD, length)
+    piece = _piece(samples, round(start * FRAME_SAMPLES) - _LEAD, length)
     spectrum = librosa.stft(piece, n_fft=_N_FFT, hop_length=HOP, win_length=_WINDOW, center=False)
     return np.ascontiguousarray((_mel_filters() @ np.abs(spectrum) ** 2).T, dtype=np.float32)
 
@@ -111,7 +111,7 @@ def normalise(power: np.ndarray, level: float) -> np.ndarray:
     return ((np.log10(power / level**2 + _FLOOR) - _CENTRE) / _SPREAD).astype(np.float32)
 
 
-def _gate(samples: np.ndarray, start: int, frames: int, gate: float) -> np.ndarray:
+def _gate(samples: np.ndarray, start: float, frames: int, gate: float) -> np.ndarray:
     """Gain of each frame's power, (frames,): 1 where it or a neighbour exceeds the gate, -80 dB at half the gate."""
     rms = _rms(samples, start - 1, frames + 2)
     # A closed stop or a faint consonant between louder sounds is speech, too.
@@ -120,13 +120,13 @@ def _gate(samples: np.ndarray, start: int, frames: int, gate: float) -> np.ndarr
 
 
 def log_mel(
-    samples: np.ndarray, start: int = 0, frames: int | None = None, loudness: Loudness | None = None
+    samples: np.ndarray, start: float = 0, frames: int | None = None, loudness: Loudness | None = None
 ) -> np.ndarray:
     """Features of 25-fps frames; frame i covers samples 640 i .. 640 (i + 1). Noise between words is gated.
 
     Args:
         samples: float32 (N,), 16 kHz mono.
-        start: first frame.
+        start: first frame; a fraction shifts the sound by less than a frame.
         frames: number of frames, default: to the end of the recording.
         loudness: of the whole recording, default: measured here. Give it when a recording is read in pieces; then
             the pieces equal the corresponding part of the whole.
@@ -134,7 +134,7 @@ def log_mel(
     Returns float32 (frames, 4, 80).
     """
     if frames is None:
-        frames = feature_frames(len(samples)) - start
+        frames = feature_frames(len(samples)) - int(start)
     loudness = measure_loudness(samples) if loudness is None else loudness
     power = mel_power(samples, start, frames).reshape(frames, PER_FRAME, BINS)
     power *= _gate(samples, start, frames, loudness.gate).astype(np.float32)[:, None, None]

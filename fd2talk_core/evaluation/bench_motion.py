@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..audio.loading import SAMPLE_RATE, load_mono_16k
+from ..audio.loading import SAMPLE_RATE, load_mono_16k, open_mono_16k
 from ..errors import UserError
 
 MINUTES = (1.0, 10.0, 30.0)
@@ -52,7 +52,7 @@ def measure(recording: str | Path, device: str = "cpu") -> dict[str, float]:
     model = MotionModel.load().to(pick_device(device)).eval()
     generate_motion(model, np.zeros(SAMPLE_RATE, np.float32), FPS)  # what the first call alone sets up
     start = time.perf_counter()
-    samples = load_mono_16k(recording)
+    samples = open_mono_16k(recording)
     motion = generate_motion(model, samples, FPS)
     seconds = time.perf_counter() - start
     length = len(samples) / SAMPLE_RATE

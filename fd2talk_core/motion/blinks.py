@@ -19,7 +19,7 @@ MIN_BLINK_INTERVAL = 0.6
 MAX_BLINKS_PER_MINUTE = 60.0
 SHUT = 0.5  # closure from which lids count as closing
 SHORTEST, LONGEST = 0.08, 0.5  # seconds that a blink stays above it
-NATURAL_MOST = 30.0  # per minute
+NATURAL_MOST = 26.0  # with those that `ensure_blinks` adds, human rates end at 30
 LONGEST_GAP = 5.0
 # Lids that never blink may still narrow this far.
 _HALF_OPEN = 0.35
@@ -248,7 +248,7 @@ def ensure_blinks(
 
 
 def natural_blinks(clip: MotionClip, face_model, rest: Tensor, seed: int = 0) -> MotionClip:
-    """The clip's own blinks, kept within human bounds: at most 30 per minute, and no stare of more than 5 s."""
+    """The clip's own blinks, kept within human bounds: at most about 30 per minute, and no stare of more than 5 s."""
     clip.check(face_model.hash)
     most = max(1, int(NATURAL_MOST * clip.duration / 60))
     return ensure_blinks(_fewer(clip, face_model, most, rest.float().cpu()), face_model, rest, seed=seed)

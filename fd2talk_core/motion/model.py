@@ -23,12 +23,16 @@ class MotionConfig:
     audio_features: 0 = own encoder on log-mel; else the width of a speech model's features (wav2vec 2.0: 768).
     mask_width: half-width of the alignment mask in frames, None = off.
     window, context: frames generated at a time, and frames before them that condition them.
+    audio_lead: frames by which the sound that a motion frame is made from lies after it; lets training data whose
+        sound was shifted be followed without its shift.
     train_steps, beta_start, beta_end: linear noise schedule.
     """
 
     audio_features: int = 0
-    audio_width: int = 192
-    audio_blocks: int = 3
+    audio_width: int = 256
+    audio_blocks: int = 4
+    audio_stem: int = 192
+    audio_stem_blocks: int = 3
     width: int = 192
     depth: int = 4
     heads: int = 6
@@ -39,6 +43,7 @@ class MotionConfig:
     mask_width: int | None = 2
     window: int = 100
     context: int = 10
+    audio_lead: float = 0.0
     train_steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -71,7 +76,9 @@ class MotionModel(nn.Module):
         if config.audio_features:
             self.audio_encoder = FeatureProjection(config.audio_features, config.audio_width)
         else:
-            self.audio_encoder = MelEncoder(config.audio_width, config.audio_blocks)
+            self.audio_encoder = MelEncoder(
+                config.audio_width, config.audio_blocks, config.audio_stem, config.audio_stem_blocks
+            )
         common = {"audio_width": config.audio_width, "mask_width": config.mask_width, "context": config.context}
         self.expression_dit = ExpressionDiT(
             N_EXPRESSION, N_EXPRESSION + N_EXPRESSION_STYLE, width=config.width, depth=config.depth,

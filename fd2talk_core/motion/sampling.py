@@ -26,13 +26,13 @@ from .schedule import (
     scale_pose_softly,
     strength_curve,
 )
-from .silence import close_mouth, closed_mouth, silence_weight
+from .silence import close_mouth, silence_weight
 
 SAMPLERS = ("dpm++", "ddim")
 # Frames over which a window's start is bent towards the end of the one before; heads are slow, lips must stay in sync.
 FADE, POSE_FADE = 8, 25
 # Lips are told by the voice and want little chance; what the voice does not tell lives from it.
-MOUTH_TEMPERATURE = 0.5
+MOUTH_TEMPERATURE = 0.25
 MAX_TEMPERATURE, MAX_ENERGY, MAX_GUIDANCE, MAX_STEPS = 1.5, 2.0, 10.0, 1000
 MAX_STYLE = 3.0
 Progress = Callable[[int, int], None]
@@ -69,7 +69,7 @@ def _continued(clean: Tensor, previous: Tensor) -> Tensor:
 
 
 def noise_scale(slices: dict[str, slice], temperature: float = 1.0) -> Tensor:
-    """Standard deviation of the initial noise of each channel, (70,): temperature, and half of it for the mouth.
+    """Standard deviation of the initial noise of each channel, (70,): temperature, a quarter of it for mouth and cheeks.
 
     slices: the face model's regions. temperature: 0..1.5.
     """
@@ -82,7 +82,7 @@ def noise_scale(slices: dict[str, slice], temperature: float = 1.0) -> Tensor:
 @torch.no_grad()
 def sample_window(
     model: MotionModel, audio: Tensor, previous: Tensor | None, references: tuple[Tensor, Tensor], noise: Tensor, *,
-    steps: int = 10, guidance: float = 1.2, sampler: str = "dpm++", on_step: Callable[[], None] | None = None,
+    steps: int = 10, guidance: float = 1.5, sampler: str = "dpm++", on_step: Callable[[], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """Generate one window for B clips at once.
 
@@ -137,7 +137,8 @@ class _Audio:
 
     def tokens(self, start: int, frames: int) -> Tensor:
         if self.features is None:
-            mel = torch.from_numpy(log_mel(self.samples, start - HALO, frames + 2 * HALO, self.loudness))
+            first = start - HALO + self.model.config.audio_lead
+            mel = torch.from_numpy(log_mel(self.samples, first, frames + 2 * HALO, self.loudness))
             return self.model.encode_audio(mel.to(self.device)[None])[:, HALO:-HALO]
         index = torch.arange(start, start + frames).clamp(0, len(self.features) - 1)
         return self.model.encode_audio(self.features[index].to(self.device)[None])
@@ -224,7 +225,7 @@ def _strengths(base: float, curve: np.ndarray | None, frames: int) -> Tensor:
 @torch.no_grad()
 def generate_motion(
     model: MotionModel, samples: np.ndarray | Recording, fps: float = 25.0, *, seed: int = 0, steps: int = 10,
-    guidance: float = 1.2, temperature: float = 1.0, energy: float = 0.0, expression_strength: float = 1.0,
+    guidance: float = 1.5, temperature: float = 1.0, energy: float = 0.0, expression_strength: float = 1.0,
     pose_strength: float = 1.0, strength_schedule: Schedule | None = None, pose_schedule: Schedule | None = None,
     blink_rate: float | None = None, driving_pose: MotionClip | None = None, driving_mode: str = "replace",
     driving_end: str = "generated", close_in_silence: bool = True, reference_expression: Tensor | None = None,
@@ -322,7 +323,7 @@ def generate_motion(
             weight = torch.from_numpy(silence_weight(silent_frames(samples, audio.loudness)))
             # A face that is held still keeps its mouth as well.
             weight *= (4 * strength).clamp(max=1)
-            close_mouth(clip.expression, closed_mouth(rest, face_model, std), weight, face_model.slices["mouth"])
+            close_mouth(clip.expression, weight, face_model, std)
     else:
         clip = clip.with_changes(
             expression=rest + strength[:, None] * (expression - rest), pose=pose * head_strength[:, None]

@@ -24,24 +24,24 @@ LENGTH = 40
 OFFSETS = 15
 
 
-def offset_scores(expert: LipExpert, clip: SpeechClip) -> Tensor:
-    """Mean similarity of a clip's motion with its audio shifted by -15..15 frames, (31,)."""
+def offset_scores(expert: LipExpert, clip: SpeechClip, farthest: int = OFFSETS) -> Tensor:
+    """Mean similarity of a clip's motion with its audio `farthest` frames earlier .. later, (2 farthest + 1,)."""
     expression = torch.from_numpy(clip.expression)[None]
     mel = torch.from_numpy(normalise(clip.power, 1.0))[None]
     similarity = expert(expression, mel)[0]
-    return torch.stack([similarity.diagonal(k).mean() for k in range(-OFFSETS, OFFSETS + 1)])
+    return torch.stack([similarity.diagonal(k).mean() for k in range(-farthest, farthest + 1)])
 
 
 class LipExpertTask:
     name = "lip_expert"
 
-    def __init__(self, clips: list[SpeechClip], batch_size: int, seed: int = 0):
+    def __init__(self, clips: list[SpeechClip], batch_size: int, seed: int = 0, dominant_share: float = 0.6):
         face_model = FaceModel.load()
         mouth = face_model.slices["mouth"]
         self.model = LipExpert(LipExpertConfig(mouth=(mouth.start, mouth.stop)))
         self.model.set_face_model(face_model)
         self.batch_size = batch_size
-        self.sampler = WindowSampler([c for c in clips if not c.held_back], LENGTH, seed, dominant_share=0.6)
+        self.sampler = WindowSampler([c for c in clips if not c.held_back], LENGTH, seed, dominant_share)
         held = [c for c in clips if c.held_back and len(c) >= 2 * OFFSETS + WINDOW + 20]
         self.dominant = [c for c in held if len(self.sampler.by_identity.get(c.identity, ())) >= 50][:48]
         self.others = [c for c in held if c.identity not in self.sampler.by_identity]
@@ -99,7 +99,7 @@ class LipExpertTask:
 
 
 def make_task(
-    folders: list[Path], batch_size: int = 24, cache: Path | None = None, seed: int = 0
+    folders: list[Path], batch_size: int = 24, cache: Path | None = None, seed: int = 0, dominant_share: float = 0.6
 ) -> LipExpertTask:  # fmt: skip
-    """folders: prepared clips. cache: see load_speech."""
-    return LipExpertTask(load_speech(folders, cache), batch_size, seed)
+    """folders: prepared clips. cache: see load_speech. dominant_share: see WindowSampler; 1 = the dominant alone."""
+    return LipExpertTask(load_speech(folders, cache), batch_size, seed, dominant_share)

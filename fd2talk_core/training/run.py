@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 PARTS = {
     "tracker": "tracker",
     "autoencoder": "autoencoder",
+    "audio-encoder": "audio_encoder",
     "lip-expert": "lip_expert",
     "motion": "motion",
     "frames": "frames",

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from scipy.signal import correlate
 from tqdm import tqdm
 
-from ..audio.features import BINS, PER_FRAME, measure_loudness, mel_power
+from ..audio.features import BINS, FPS, PER_FRAME, measure_loudness, mel_power
 from ..errors import UserError
 from ..face.landmarks import LIP_GAP, OUTER_EYE_CORNERS
 from ..face.model import FaceModel
-from .data import Clip, list_clips
+from .data import SPLIT_BY_CLIP_FROM, Clip, list_clips
+from .sync import read_offsets
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,7 @@ FADE = 6
 QUIET_POWER = 1.0
 CLOSED = 0.045
 SILENT = 1e-7
+SAME_SOUND = 0.9
 VERSION = "3"
 
 
@@ -33,6 +37,8 @@ class SpeechClip:
 
     expression: float32 (T, 64). pose: float32 (T, 6), offset from the clip's median pose. power: float32 (T, 4, 80).
     rest_pose: float32 (6,), the median pose itself. quiet: bool (T,), frames without speech.
+    shift: frames of the source's sound between the start of its valid stretch and the clip's first frame.
+    features: (T, F) of a speech model, None without one.
     """
 
     name: str
@@ -44,12 +50,14 @@ class SpeechClip:
     rest_pose: np.ndarray
     quiet: np.ndarray
     opening: np.ndarray
+    shift: float = 0.0
+    features: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.expression)
 
 
-def _runs(valid: np.ndarray) -> tuple[int, int]:
+def valid_run(valid: np.ndarray) -> tuple[int, int]:
     """Longest run of valid frames, as (start, stop)."""
     edges = np.flatnonzero(np.diff(np.r_[0, valid.astype(np.int8), 0]))
     starts, stops = edges[::2], edges[1::2]
@@ -61,7 +69,7 @@ def _measure(clip: Clip, face_model: FaceModel) -> dict[str, np.ndarray] | None:
     samples, labels = clip.samples(), clip.labels()
     if samples is None or labels.valid.sum() < 25:
         return None
-    start, stop = _runs(labels.valid)
+    start, stop = valid_run(labels.valid)
     fit = face_model.fit(torch.from_numpy(labels.landmarks[start:stop]), clip.size)
     level = measure_loudness(samples).speech
     # Half precision holds logarithms well and powers badly.
@@ -73,15 +81,64 @@ def _measure(clip: Clip, face_model: FaceModel) -> dict[str, np.ndarray] | None:
     }
 
 
-def load_speech(folders: list[Path], cache: Path | None = None) -> list[SpeechClip]:
-    """Clips with confirmed lip sync in prepared folders, with coefficients of the shipped face model.
+def share_sound(a: SpeechClip, b: SpeechClip) -> bool:
+    """True when one recording is heard in both clips, at whatever position, for at least two seconds."""
+    first, second = (np.log10(c.power.mean(2).reshape(-1) + SILENT) for c in (a, b))
+    shortest = 2 * FPS * PER_FRAME
+    if min(len(first), len(second)) < shortest:
+        return False
+    x, y = first - first.mean(), second - second.mean()
+    # Where the sum of products peaks the overlap is compared exactly; peaks of unlike sounds do not survive it.
+    shift = int(np.argmax(correlate(x, y, "full", "fft"))) - (len(y) - 1)
+    x, y = first[max(0, shift) :], second[max(0, -shift) :]
+    overlap = min(len(x), len(y))
+    if overlap < shortest:
+        return False
+    return bool(np.corrcoef(x[:overlap], y[:overlap])[0, 1] > SAME_SOUND)
+
+
+def without_heard(clips: list[SpeechClip]) -> list[SpeechClip]:
+    """Clips without those for training whose sound also occurs in a held-back clip, so that held-back means unheard.
+
+    An identity with many clips is left alone: its clips are sentences that were recorded once.
+    """
+    counts = Counter(clip.identity for clip in clips)
+    few = [clip for clip in clips if counts[clip.identity] < SPLIT_BY_CLIP_FROM]
+    held = [clip for clip in few if clip.held_back]
+    heard = {c.name for c in few if not c.held_back and any(share_sound(c, other) for other in held)}
+    if heard:
+        log.info("left out, their sound occurs in held-back clips: %s", ", ".join(sorted(heard)))
+    return [clip for clip in clips if clip.name not in heard]
+
+
+def synced_clips(folders: list[Path]) -> list[Clip]:
+    """Moving clips of prepared folders whose sound and lips belong together."""
+    return [clip for folder in folders for clip in list_clips(folder) if not clip.still and clip.synced]
+
+
+def shifted(power: np.ndarray, offset: float) -> np.ndarray:
+    """Mel power (T, 4, 80) moved `offset` frames forward, to 10 ms; what is not known is silence."""
+    rows = round(offset * PER_FRAME)
+    flat = power.reshape(-1, power.shape[-1])
+    moved = np.full_like(flat, SILENT)
+    if rows >= 0:
+        moved[: len(flat) - rows] = flat[rows:]
+    else:
+        moved[-rows:] = flat[:rows]
+    return moved.reshape(power.shape)
+
+
+def load_speech(folders: list[Path], cache: Path | None = None, aligned: bool = True) -> list[SpeechClip]:
+    """All synced clips of prepared folders, with coefficients fitted by the shipped face model.
 
     cache: folder for the measured clips, so that this is slow only once; default `cache/motion` beside the data.
+    aligned: shift the sound by the offsets that `training.sync` measured.
     """
     face_model = FaceModel.load()
-    clips = [clip for folder in folders for clip in list_clips(folder) if not clip.still and clip.synced]
+    clips = synced_clips(folders)
     if not clips:
         raise UserError("No clip with confirmed lip sync was found. Prepare videos with speech, or state lip_sync=yes.")
+    offsets = {name: value for folder in folders for name, value in read_offsets(folder).items()} if aligned else {}
     cache = cache or Path(folders[0]).parent / "cache" / "motion"
     cache.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256("\n".join([VERSION, face_model.hash, *(c.name for c in clips)]).encode()).hexdigest()[:16]
@@ -102,6 +159,12 @@ def load_speech(folders: list[Path], cache: Path | None = None) -> list[SpeechCl
             continue
         expression, pose, logs = (tensors[f"{clip.name}|{name}"] for name in ("expression", "pose", "power"))
         power = 10.0 ** logs.astype(np.float32)
+        shift = offset = offsets.get(clip.name, 0.0)
+        if offset:
+            # The end that has lost its sound, or the start, is cut off.
+            power = shifted(power, offset)
+            kept = slice(max(0, int(np.ceil(-offset))), len(power) - max(0, int(np.ceil(offset))))
+            power, expression, pose, shift = power[kept], expression[kept], pose[kept], offset + kept.start
         rest = np.median(pose, axis=0)
         # A frame is quiet when it and its neighbours are far below the speech level.
         loud = power.mean((1, 2))
@@ -112,10 +175,10 @@ def load_speech(folders: list[Path], cache: Path | None = None) -> list[SpeechCl
         opening = np.linalg.norm(points[:, 0] - points[:, 1], axis=-1) / eyes
         speech.append(
             SpeechClip(
-                clip.name, clip.identity, clip.held_back, expression, pose - rest, power, rest, quiet, opening
+                clip.name, clip.identity, clip.held_back, expression, pose - rest, power, rest, quiet, opening, shift
             )
         )
-    return speech
+    return without_heard(speech)
 
 
 def _fade(first: list[np.ndarray], second: list[np.ndarray]) -> list[np.ndarray]:
@@ -152,7 +215,8 @@ class WindowSampler:
 
     def _arrays(self, index: int) -> list[np.ndarray]:
         clip = self.clips[index]
-        return [clip.expression, clip.pose, clip.power]
+        features = [] if clip.features is None else [clip.features.astype(np.float32)]
+        return [clip.expression, clip.pose, clip.power, *features]
 
     def _pause(self, index: int, frames: int) -> list[np.ndarray] | None:
         """`frames` of a quiet stretch with closed mouth at the clip's end or start, played back and forth."""
@@ -170,7 +234,7 @@ class WindowSampler:
         return arrays
 
     def window(self) -> tuple[int, list[np.ndarray]]:
-        """(index of the clip, [expression (L, 64), pose (L, 6), power (L, 4, 80)])."""
+        """(index of the clip, [expression (L, 64), pose (L, 6), power (L, 4, 80), and features (L, F) if known])."""
         rng, length = self.rng, self.length
         index = int(rng.choice(len(self.clips), p=self.weights))
         speed = float(np.exp(rng.uniform(-0.14, 0.14))) if rng.random() < 0.5 else 1.0
@@ -196,7 +260,7 @@ class WindowSampler:
         if speed == 1.0:
             return [a[: self.length] for a in arrays]
         retimed = []
-        for array, per_frame in zip(arrays, (1, 1, PER_FRAME), strict=True):
+        for array, per_frame in zip(arrays, (1, 1, PER_FRAME, 1)[: len(arrays)], strict=True):
             rows = array.reshape(len(array) * per_frame, -1)
             at = (np.arange(self.length * per_frame) + 0.5) * speed - 0.5
             at = at.clip(0, len(rows) - 1.001)
