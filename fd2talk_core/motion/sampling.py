@@ -69,7 +69,7 @@ def _continued(clean: Tensor, previous: Tensor) -> Tensor:
 
 
 def noise_scale(slices: dict[str, slice], temperature: float = 1.0) -> Tensor:
-    """Standard deviation of the initial noise of each channel, (70,): temperature, a quarter of it for mouth and cheeks.
+    """Standard deviation of the initial noise of each channel (70,): temperature, a quarter of it for mouth and cheeks.
 
     slices: the face model's regions. temperature: 0..1.5.
     """
