@@ -3,8 +3,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fd2talk_core.evaluation import lip_expert, shared_sound
+from fd2talk_core.evaluation import lip_expert
 from fd2talk_core.evaluation.lip_expert import Judged
+from fd2talk_core.training import shared_sound
 
 
 def judged(frames, shift=0, seed=0, name="clip"):
@@ -73,3 +74,13 @@ def test_shared_sound_is_found_whole_in_part_quiet_and_noisy():
     assert found == {"same": "t2", "cut": "t3", "quiet": "t4", "noisy": "t1"}
     assert shared_sound.shared_sound([Recording("own", "who2", recording(2))], training) == {}
     assert shared_sound.shared_sound(clips, [training[-1]]) == {}
+
+
+def test_training_leaves_out_what_is_heard_in_held_back_clips():
+    def made(name, seed, held_back, synced=True):
+        clip = Recording(name, f"person {name}", recording(seed))
+        clip.held_back, clip.still, clip.synced = held_back, False, synced
+        return clip
+
+    clips = [made("a", 1, False), made("b", 2, False), made("c", 2, True), made("d", 3, True), made("e", 3, False, False)]
+    assert shared_sound.heard_when_held_back(clips) == {"b": "c"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fd2talk_core.training.speech_data import SILENT, SpeechClip, share_sound, shifted, without_heard
+from fd2talk_core.training.speech_data import SILENT, SpeechClip, shifted
 from fd2talk_core.training.sync import measure_offsets, peak, read_offsets, write_offsets
 
 
@@ -79,13 +79,3 @@ def test_offsets_are_read_as_written(tmp_path):
     write_offsets(tmp_path, {"b": -0.75, "a": 2.0})
     assert read_offsets(tmp_path) == {"a": 2.0, "b": -0.75}
     assert read_offsets(tmp_path / "nothing") == {}
-
-
-def test_clips_that_share_sound_with_held_back_ones_are_left_out():
-    rng = np.random.default_rng(3)
-    sound, other = 3 * course(rng, 200), 3 * course(rng, 200)
-    held = clip("held", "a", sound[20:160], sound[20:160], held_back=True)
-    heard = clip("heard", "b", sound[:180], sound[:180])
-    fresh = clip("fresh", "c", other, other)
-    assert share_sound(held, heard) and not share_sound(held, fresh)
-    assert [c.name for c in without_heard([held, heard, fresh])] == ["held", "fresh"]

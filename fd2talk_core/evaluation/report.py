@@ -18,10 +18,10 @@ from ..face.model import FaceModel
 from ..face.tracker import FaceTracker
 from ..prepare.run import prepare
 from ..training.data import Clip, is_held_back, list_clips
+from ..training.shared_sound import heard_when_held_back, shared_sound
 from ..video.reading import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from .motion import SEEDS, dominant_identities, evaluate_motion, load_baseline, summarise_motion, voiced
 from .parts import TinyCoder, evaluate_autoencoder, evaluate_tracker
-from .shared_sound import shared_sound
 from .summary import show, summarise, tables, write_json
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,8 @@ class _Evaluation:
         """What the parts on talking clips need to group them: dominant identities, and whose sound training heard."""
         few = dominant_identities(self.everything)
         held = [clip for clip in self.clips if clip.held_back and voiced(clip) and clip.identity not in few]
-        training = [clip for clip in self.everything if not clip.held_back and voiced(clip)]
+        left_out = heard_when_held_back(self.everything)
+        training = [c for c in self.everything if not c.held_back and voiced(c) and c.name not in left_out]
         return {"dominant": few, "heard": shared_sound(held, training) if held and training else {}}
 
     def motion(self) -> dict:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from scipy.signal import correlate
 from tqdm import tqdm
 
-from ..audio.features import BINS, FPS, PER_FRAME, measure_loudness, mel_power
+from ..audio.features import BINS, PER_FRAME, measure_loudness, mel_power
 from ..errors import UserError
 from ..face.landmarks import LIP_GAP, OUTER_EYE_CORNERS
 from ..face.model import FaceModel
-from .data import SPLIT_BY_CLIP_FROM, Clip, list_clips
+from .data import Clip, list_clips
+from .shared_sound import heard_when_held_back
 from .sync import read_offsets
 
 log = logging.getLogger(__name__)
@@ -27,7 +26,6 @@ FADE = 6
 QUIET_POWER = 1.0
 CLOSED = 0.045
 SILENT = 1e-7
-SAME_SOUND = 0.9
 VERSION = "3"
 
 
@@ -81,36 +79,6 @@ def _measure(clip: Clip, face_model: FaceModel) -> dict[str, np.ndarray] | None:
     }
 
 
-def share_sound(a: SpeechClip, b: SpeechClip) -> bool:
-    """True when one recording is heard in both clips, at whatever position, for at least two seconds."""
-    first, second = (np.log10(c.power.mean(2).reshape(-1) + SILENT) for c in (a, b))
-    shortest = 2 * FPS * PER_FRAME
-    if min(len(first), len(second)) < shortest:
-        return False
-    x, y = first - first.mean(), second - second.mean()
-    # Where the sum of products peaks the overlap is compared exactly; peaks of unlike sounds do not survive it.
-    shift = int(np.argmax(correlate(x, y, "full", "fft"))) - (len(y) - 1)
-    x, y = first[max(0, shift) :], second[max(0, -shift) :]
-    overlap = min(len(x), len(y))
-    if overlap < shortest:
-        return False
-    return bool(np.corrcoef(x[:overlap], y[:overlap])[0, 1] > SAME_SOUND)
-
-
-def without_heard(clips: list[SpeechClip]) -> list[SpeechClip]:
-    """Clips without those for training whose sound also occurs in a held-back clip, so that held-back means unheard.
-
-    An identity with many clips is left alone: its clips are sentences that were recorded once.
-    """
-    counts = Counter(clip.identity for clip in clips)
-    few = [clip for clip in clips if counts[clip.identity] < SPLIT_BY_CLIP_FROM]
-    held = [clip for clip in few if clip.held_back]
-    heard = {c.name for c in few if not c.held_back and any(share_sound(c, other) for other in held)}
-    if heard:
-        log.info("left out, their sound occurs in held-back clips: %s", ", ".join(sorted(heard)))
-    return [clip for clip in clips if clip.name not in heard]
-
-
 def synced_clips(folders: list[Path]) -> list[Clip]:
     """Moving clips of prepared folders whose sound and lips belong together."""
     return [clip for folder in folders for clip in list_clips(folder) if not clip.still and clip.synced]
@@ -151,11 +119,14 @@ def load_speech(folders: list[Path], cache: Path | None = None, aligned: bool = 
         # safetensors writes the buffer as it lies in memory, whatever the strides.
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path)
     tensors = load_file(path)
+    heard = heard_when_held_back(clips)
+    if heard:
+        log.info("left out, their sound occurs in held-back clips: %s", ", ".join(sorted(heard)))
     speech = []
     few = [*LIP_GAP, *OUTER_EYE_CORNERS]
     mean, basis = face_model.mean[few].numpy(), face_model.exp_basis[:, few].numpy()
     for clip in clips:
-        if f"{clip.name}|pose" not in tensors:
+        if f"{clip.name}|pose" not in tensors or clip.name in heard:
             continue
         expression, pose, logs = (tensors[f"{clip.name}|{name}"] for name in ("expression", "pose", "power"))
         power = 10.0 ** logs.astype(np.float32)
@@ -178,7 +149,7 @@ def load_speech(folders: list[Path], cache: Path | None = None, aligned: bool = 
                 clip.name, clip.identity, clip.held_back, expression, pose - rest, power, rest, quiet, opening, shift
             )
         )
-    return without_heard(speech)
+    return speech
 
 
 def _fade(first: list[np.ndarray], second: list[np.ndarray]) -> list[np.ndarray]:

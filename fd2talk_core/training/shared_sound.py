@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 from scipy.signal import fftconvolve
 
-from ..training.data import Clip
+from .data import SPLIT_BY_CLIP_FROM, Clip
 
 HOP = 160
 PROBE = 200
@@ -80,3 +82,11 @@ def shared_sound(clips: list[Clip], training: list[Clip]) -> dict[str, str]:
     return found
 
 
+def heard_when_held_back(clips: list[Clip]) -> dict[str, str]:
+    """Training clips whose sound also occurs in a held-back clip, and in which; training leaves them out.
+
+    So held-back means unheard, too. Talkers with very many clips are left alone: theirs are recordings of their own.
+    """
+    counts = Counter(clip.identity for clip in clips)
+    few = [clip for clip in clips if not clip.still and clip.synced and counts[clip.identity] < SPLIT_BY_CLIP_FROM]
+    return shared_sound([c for c in few if not c.held_back], [c for c in few if c.held_back])
