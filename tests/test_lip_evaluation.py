@@ -82,5 +82,6 @@ def test_training_leaves_out_what_is_heard_in_held_back_clips():
         clip.held_back, clip.still, clip.synced = held_back, False, synced
         return clip
 
-    clips = [made("a", 1, False), made("b", 2, False), made("c", 2, True), made("d", 3, True), made("e", 3, False, False)]
+    clips = [made("a", 1, False), made("b", 2, False), made("c", 2, True), made("d", 3, True)]
+    clips.append(made("e", 3, False, synced=False))
     assert shared_sound.heard_when_held_back(clips) == {"b": "c"}
