@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fd2talk_core.motion.dit import ExpressionDiT, alignment_mask, rotary_angles, rotate
+from fd2talk_core.motion.dit import ExpressionDiT, alignment_mask, attend, rotary_angles, rotate
 from fd2talk_core.motion.model import MotionConfig, MotionModel
 
 
@@ -48,6 +48,13 @@ def test_alignment_mask():
     assert alignment_mask(4, None) is None
     assert torch.equal(alignment_mask(5, 0), torch.eye(5, dtype=torch.bool))
     assert alignment_mask(5, 1).sum() == 13
+
+
+def test_attention_equals_the_library_s():
+    q, k, v = torch.randn(3, 2, 4, 12, 8)
+    for mask in (None, alignment_mask(12, 2)):
+        wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        assert torch.allclose(attend(q, k, v, mask), wanted, atol=1e-5)
 
 
 def test_cross_attention_sees_only_the_band():

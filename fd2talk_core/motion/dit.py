@@ -40,6 +40,17 @@ def alignment_mask(length: int, width: int | None, device=None) -> Tensor | None
     return (frames[:, None] - frames[None, :]).abs() <= width
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / sqrt d) v over keys where mask (L, L) is True; q, k, v: (B, H, L, d)."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # On a hundred frames plain products beat the CPU's fused kernel: by 1.4 in sampling, by 5 in its backward pass.
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
 class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -49,7 +60,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x (B, H, L, d)
-        x = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v)
+        x = attend(rotate(q, angles), rotate(k, angles), v)
         return self.proj(x.transpose(1, 2).flatten(2))  # (B, L, width)
 
 
@@ -66,7 +77,7 @@ class AudioCrossAttention(nn.Module):
     def forward(self, x: Tensor, audio: Tensor, angles: Tensor, mask: Tensor | None) -> Tensor:
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, d)
         k, v = self.kv(audio).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 2 x (B, H, L, d)
-        x = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v, attn_mask=mask)
+        x = attend(rotate(q, angles), rotate(k, angles), v, mask)
         return self.proj(x.transpose(1, 2).flatten(2))  # (B, L, width)
 
 
