@@ -181,13 +181,10 @@ class MotionTask:
         has_audio = torch.rand(size, device=device) > DROP_AUDIO
         # Generated context is never quite clean; training on slightly wrong context keeps errors from piling up.
         shaky = previous + 0.1 * torch.randn(size, 1, previous.shape[-1], device=device)
-        # The backward pass of the CPU's flash attention takes several times as long as plain products.
-        plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-        with plain:
-            expression, pose, direct = model(
-                batch["features" if self.config.audio_features else "mel"], noisy, t, shaky,
-                (batch["reference"], batch["reference_pose"]), has_previous, has_audio,
-            )  # fmt: skip
+        expression, pose, direct = model(
+            batch["features" if self.config.audio_features else "mel"], noisy, t, shaky,
+            (batch["reference"], batch["reference_pose"]), has_previous, has_audio,
+        )  # fmt: skip
         predicted = torch.cat([expression, pose], -1).float()
         weights = self.weights.to(device)
         error = (predicted - clean) ** 2 * weights
