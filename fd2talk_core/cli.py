@@ -91,7 +91,7 @@ def talk(
     out: Annotated[Path, typer.Option("--out", "-o", help="The MP4 to write.")] = Path("talking.mp4"),
     seed: Annotated[int, typer.Option(help="Another seed, another performance; the same seed repeats one.")] = 0,
     steps: Annotated[int, typer.Option(help="Diffusion steps per frame: 1-4 fast, 20 and more as a reference.")] = 2,
-    motion_steps: Annotated[int, typer.Option(help="Diffusion steps for the motion.")] = 10,
+    motion_steps: Annotated[int, typer.Option(help="Diffusion steps for the motion.")] = 6,
     size: Annotated[int, typer.Option(help="Side of the generated face, 256 or 512 pixels.")] = 256,
     fps: Annotated[float, typer.Option(help="Frames per second; 29.97 and the like are exact.")] = 25,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best of cuda and cpu.")] = "auto",

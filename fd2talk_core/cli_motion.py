@@ -87,7 +87,7 @@ def audio_to_motion(
     portrait: Annotated[Path | None, typer.Option("--portrait", "-p", help="Start from this face.")] = None,
     fps: Annotated[float, typer.Option(help="Frames per second, 1 to 240.")] = 25,
     seed: Annotated[int, typer.Option(help="Another seed, another performance.")] = 0,
-    steps: Annotated[int, typer.Option(help="Diffusion steps.")] = 10,
+    steps: Annotated[int, typer.Option(help="Diffusion steps.")] = 6,
     guidance: Annotated[float, typer.Option(help="How closely the face follows the voice; 1 is plain.")] = 1.5,
     expression: Annotated[float, typer.Option(help="Strength of expression; 0 is a still face.")] = 1.0,
     pose: Annotated[float, typer.Option(help="Strength of head motion; 0 is a still head.")] = 1.0,

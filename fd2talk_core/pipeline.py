@@ -72,7 +72,7 @@ def talk(
     *,
     seed: int = 0,
     steps: int = 2,
-    motion_steps: int = 10,
+    motion_steps: int = 6,
     size: int = 256,
     fps: float = 25,
     device: str = "cpu",
@@ -201,6 +201,11 @@ def peak_memory_mb() -> float | None:
     """Highest resident memory of this process in MB, None on Windows."""
     if sys.platform == "win32":
         return None
+    if sys.platform == "linux":
+        # Unlike getrusage, this does not include the peak of the process that started this one.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -72,10 +72,10 @@ class AudioToMotion(io.ComfyNode):
                 seed_input("Another seed gives other head movement, blinks and small variations of the mouth."),
                 io.Int.Input(
                     "steps",
-                    default=10,
+                    default=6,
                     min=1,
                     max=100,
-                    tooltip="Diffusion steps. 10 is enough; more is slower and only slightly different.",
+                    tooltip="Diffusion steps. 6 are enough; more is slower and only slightly different.",
                     advanced=True,
                 ),
                 io.Float.Input(

@@ -13,7 +13,7 @@ from fd2talk_core.motion.blinks import find_blinks, lid_closure, natural_blinks,
 from fd2talk_core.motion.clip import MotionClip
 from fd2talk_core.motion.lip_expert import LIPS
 from fd2talk_core.motion.model import MotionModel
-from fd2talk_core.motion.sampling import MOUTH_TEMPERATURE, generate_motion, noise_scale
+from fd2talk_core.motion.sampling import MOUTH_TEMPERATURE, POSE_TEMPERATURE, generate_motion, noise_scale
 from fd2talk_core.motion.schedule import REGION_LIMITS, drive_pose, soft_limit, strength_curve
 from fd2talk_core.motion.silence import (
     ANTICIPATION_FRAMES,
@@ -288,6 +288,7 @@ def test_noise_is_quieter_for_the_mouth():
     scale = noise_scale(FACE.slices, 0.8)
     assert scale.shape == (70,)
     assert torch.allclose(scale[FACE.slices["mouth"]], torch.tensor(0.8 * MOUTH_TEMPERATURE))
+    assert torch.allclose(scale[64:], torch.tensor(0.8 * POSE_TEMPERATURE))
     assert torch.allclose(scale[64:], torch.tensor(0.8)) and scale[FACE.slices["gaze"]][0] == pytest.approx(0.8)
 
 
