@@ -99,11 +99,9 @@ class BaselineTask:
         self.mouth = self.face_model.slices["mouth"]
         training = [clip for clip in clips if not clip.held_back]
         sampler = WindowSampler(training, LENGTH + 2 * HALO, seed)
-        held = [clip for clip in clips if clip.held_back]
-        self.dominant = [c for c in held if len(sampler.by_identity.get(c.identity, ())) >= 50][:48]
-        self.others = [c for c in held if c.identity not in sampler.by_identity]
+        self.dominant, self.others = sampler.held_back_groups(clips, 48)
         if voices == "dominant":
-            training = [c for c in training if len(sampler.by_identity[c.identity]) >= 50]
+            training = [c for c in training if sampler.is_dominant(c)]
             if not training:
                 raise UserError("No talker has 50 clips, so there is no dominant voice. Use --set voices=all.")
             sampler = WindowSampler(training, LENGTH + 2 * HALO, seed)

@@ -42,9 +42,8 @@ class LipExpertTask:
         self.model.set_face_model(face_model)
         self.batch_size = batch_size
         self.sampler = WindowSampler([c for c in clips if not c.held_back], LENGTH, seed, dominant_share)
-        held = [c for c in clips if c.held_back and len(c) >= 2 * OFFSETS + WINDOW + 20]
-        self.dominant = [c for c in held if len(self.sampler.by_identity.get(c.identity, ())) >= 50][:48]
-        self.others = [c for c in held if c.identity not in self.sampler.by_identity]
+        long = [c for c in clips if len(c) >= 2 * OFFSETS + WINDOW + 20]
+        self.dominant, self.others = self.sampler.held_back_groups(long, 48)
 
     def batches(self) -> Iterator[dict[str, Tensor]]:
         while True:

@@ -105,9 +105,7 @@ class MotionTask:
             model.load_state_dict(MotionModel.load(start).state_dict())
         self.styles = model.normalise(torch.from_numpy(self.styles), "style")
         self.weights = self._channel_weights()
-        held = [clip for clip in clips if clip.held_back]
-        self.dominant = [c for c in held if len(self.sampler.by_identity.get(c.identity, ())) >= 50][:32]
-        self.others = [c for c in held if c.identity not in self.sampler.by_identity]
+        self.dominant, self.others = self.sampler.held_back_groups(clips, 32)
 
     def _set_statistics(self, model: MotionModel, clips: list[SpeechClip]) -> None:
         frames = self.sampler.weights / [len(clip) for clip in clips]
@@ -123,7 +121,7 @@ class MotionTask:
             getattr(model, f"{name}_mean").copy_(torch.from_numpy(mean if name != "pose" else np.zeros(N_POSE)))
             getattr(model, f"{name}_std").copy_(torch.from_numpy(std))
         # A talker who was recorded hundreds of times sat still for it: heads move as the other clips' do.
-        few = [i for i, clip in enumerate(clips) if len(self.sampler.by_identity[clip.identity]) < 50]
+        few = [i for i, clip in enumerate(clips) if not self.sampler.is_dominant(clip)]
         if few:
             lively = model.normalise(torch.from_numpy(np.median(self.styles[few], axis=0)), "style")
             model.default_style[N_EXPRESSION_STYLE:] = lively[N_EXPRESSION_STYLE:]

@@ -24,15 +24,15 @@ from safetensors.numpy import save_file
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from ..audio.features import BINS, PER_FRAME, feature_frames, measure_loudness, mel_power
+from ..audio.features import feature_frames
 from ..audio.loading import SAMPLE_RATE
 from ..errors import UserError
 from .phone_text import SENTENCES, random_text
 from .phonetics import CLASSES, SILENCE, STOPS, classes_of_arpabet, classes_of_ipa
+from .speech_data import log_power
 
 log = logging.getLogger(__name__)
 
-SILENT = 1e-7  # as in speech_data: the lowest power relative to the speech level
 PER_FRAME_CLASSES = 2
 CLASS_RATE = 50
 FLITE_SHARE = 1 / 3
@@ -268,14 +268,10 @@ def measure_clip(sound: np.ndarray, phones: Phones) -> tuple[np.ndarray, np.ndar
     if len(sound) < SAMPLE_RATE // 2 or np.abs(sound).max() < 1e-3:
         return None
     frames = feature_frames(len(sound))
-    power = np.log10(mel_power(sound, 0, frames) / measure_loudness(sound).speech ** 2 + SILENT)
     times = (np.arange(frames * PER_FRAME_CLASSES) + 0.5) / CLASS_RATE
     classes = phones.at(times)
     classes[times > len(sound) / SAMPLE_RATE] = SILENCE
-    return (
-        power.reshape(frames, PER_FRAME, BINS).astype(np.float16),
-        classes.reshape(frames, PER_FRAME_CLASSES).astype(np.int8),
-    )
+    return log_power(sound, 0, frames), classes.reshape(frames, PER_FRAME_CLASSES).astype(np.int8)
 
 
 def _draw_espeak(rng: np.random.Generator) -> tuple[np.ndarray, Phones, str, str]:

@@ -16,7 +16,7 @@ from ..audio.features import BINS, PER_FRAME, measure_loudness, mel_power
 from ..errors import UserError
 from ..face.landmarks import LIP_GAP, OUTER_EYE_CORNERS
 from ..face.model import FaceModel
-from .data import Clip, list_clips
+from .data import SPLIT_BY_CLIP_FROM, Clip, list_clips
 from .shared_sound import heard_when_held_back
 from .sync import read_offsets
 
@@ -63,20 +63,24 @@ def valid_run(valid: np.ndarray) -> tuple[int, int]:
     return int(starts[longest]), int(stops[longest])
 
 
+def log_power(samples: np.ndarray, start: int, frames: int) -> np.ndarray:
+    """log10 of the mel power of a recording's frames, relative to its speech level; float16 (frames, 4, 80).
+
+    Half precision holds logarithms well and powers badly.
+    """
+    level = measure_loudness(samples).speech
+    power = np.log10(mel_power(samples, start, frames) / level**2 + SILENT)
+    return power.reshape(frames, PER_FRAME, BINS).astype(np.float16)
+
+
 def _measure(clip: Clip, face_model: FaceModel) -> dict[str, np.ndarray] | None:
     samples, labels = clip.samples(), clip.labels()
     if samples is None or labels.valid.sum() < 25:
         return None
     start, stop = valid_run(labels.valid)
     fit = face_model.fit(torch.from_numpy(labels.landmarks[start:stop]), clip.size)
-    level = measure_loudness(samples).speech
-    # Half precision holds logarithms well and powers badly.
-    power = np.log10(mel_power(samples, start, stop - start) / level**2 + SILENT)
-    return {
-        "expression": fit.beta.numpy(),
-        "pose": fit.pose.numpy(),
-        "power": power.reshape(-1, PER_FRAME, BINS).astype(np.float16),
-    }
+    power = log_power(samples, start, stop - start)
+    return {"expression": fit.beta.numpy(), "pose": fit.pose.numpy(), "power": power}
 
 
 def synced_clips(folders: list[Path]) -> list[Clip]:
@@ -176,13 +180,23 @@ class WindowSampler:
         for index, clip in enumerate(clips):
             self.by_identity.setdefault(clip.identity, []).append(index)
         frames = np.array([len(clip) for clip in clips], float)
-        dominant = np.array([len(self.by_identity[clip.identity]) >= 50 for clip in clips])
+        dominant = np.array([self.is_dominant(clip) for clip in clips])
         # The square root keeps a long clip of one person from outweighing many short ones.
         weights = np.where(dominant, frames, np.sqrt(frames))
         if dominant.any() and not dominant.all():
             weights[dominant] *= dominant_share / weights[dominant].sum()
             weights[~dominant] *= (1 - dominant_share) / weights[~dominant].sum()
         self.weights = weights / weights.sum()
+
+    def is_dominant(self, clip: SpeechClip) -> bool:
+        """True for talkers with so many clips for training that they would drown the others."""
+        return len(self.by_identity.get(clip.identity, ())) >= SPLIT_BY_CLIP_FROM
+
+    def held_back_groups(self, clips: list[SpeechClip], most: int) -> tuple[list[SpeechClip], list[SpeechClip]]:
+        """Held-back clips: up to `most` of dominant talkers, and all of identities that training never sees."""
+        held = [clip for clip in clips if clip.held_back]
+        others = [clip for clip in held if clip.identity not in self.by_identity]
+        return [clip for clip in held if self.is_dominant(clip)][:most], others
 
     def _arrays(self, index: int) -> list[np.ndarray]:
         clip = self.clips[index]
