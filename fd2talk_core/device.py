@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import platform
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -23,12 +26,29 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+@lru_cache(maxsize=1)
+def _intel() -> bool:
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "GenuineIntel" in platform.processor()
+
+
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """The precision that is fast and safe there: fp16 on CUDA, bf16 on CPUs with bf16 instructions, else fp32."""
+    """The precision that is fast and safe there: fp16 on CUDA, bf16 on CPUs that gain by it, else fp32.
+
+    AMX tiles gain, and so do AMD's bf16 instructions (twice fp32). Intel's AVX-512 ones without AMX do not: a Xeon
+    measured 170 GFLOP/s in bf16 convolutions and 330 in fp32. Decided by the processor's kind rather than by timing,
+    so that a resumed render has the precision it began with.
+    """
     if device.type == "cuda":
         return torch.float16
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001 - no public query exists
-        return torch.bfloat16
+    if device.type == "cpu":
+        # Private, because no public query exists.
+        if torch.cpu._is_amx_tile_supported():  # noqa: SLF001
+            return torch.bfloat16
+        if torch.cpu._is_avx512_bf16_supported() and not _intel():  # noqa: SLF001
+            return torch.bfloat16
     return torch.float32
 
 

@@ -24,6 +24,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from ..device import fast_dtype
+
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ class TrainSettings:
     weight_decay: float = 0.01
     ema: float = 0.999
     clip_norm: float = 1.0
-    bf16: bool = True
+    bf16: bool = True  # where the processor gains by it
     compile: bool = False
     validate_minutes: float = 4.0
     log_steps: int = 50
@@ -157,6 +159,10 @@ class _State:
             self.ema.restore(self.parameters)
 
 
+def _gains_by_bf16() -> bool:
+    return torch.cuda.is_available() or fast_dtype(torch.device("cpu")) == torch.bfloat16
+
+
 def train(task: Task, settings: TrainSettings, run: Path, export_to: Path | None = None) -> float:
     """Train, validate every few minutes, keep a resumable checkpoint in `run`, export the best weights.
 
@@ -171,7 +177,7 @@ def train(task: Task, settings: TrainSettings, run: Path, export_to: Path | None
     run.mkdir(parents=True, exist_ok=True)
     export_to = export_to or run / f"{task.name}.safetensors"
     torch.manual_seed(settings.seed)
-    accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
+    accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 and _gains_by_bf16() else "no")
     model = task.model.to(accelerator.device).train()
     state = _State(model, settings)
     state.ema.to(accelerator.device)
