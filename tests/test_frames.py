@@ -132,8 +132,8 @@ def test_the_flow_is_computed_in_full_precision(model, face, appearance, motion,
     """Under bf16 the squared distances between flow points drown in rounding, and the warp tears."""
     flows = []
 
-    def watched(*arguments):
-        flows.append(dense_flow(*arguments))
+    def watched(*arguments, **options):
+        flows.append(dense_flow(*arguments, **options))
         return flows[-1]
 
     monkeypatch.setattr(sampling, "dense_flow", watched)
@@ -148,8 +148,32 @@ def test_the_flow_is_computed_in_full_precision(model, face, appearance, motion,
 def test_pure_form_ignores_the_warp(face, appearance, motion):
     pure = random_model(face, geometry=False)
     sampler = FrameSampler(pure, face, appearance, torch.float32)
-    warped, guide = sampler.geometry(motion.expression[:2], appearance.pose + motion.pose[:2])
+    warped, guide = sampler.geometry(sampler.motion(motion, torch.arange(2)))
     assert warped.abs().max() == 0 and guide.abs().max() == 0
+
+
+def test_an_untrained_refiner_changes_nothing_and_a_trained_one_moves_and_lights(face, appearance, motion):
+    plain, refined = random_model(face), random_model(face, refine=True)
+    rows = torch.arange(3)
+
+    def warped(model):
+        sampler = FrameSampler(model, face, appearance, torch.float32)
+        return sampler.geometry(sampler.motion(motion, rows))[0]
+
+    assert torch.allclose(warped(plain), warped(refined), atol=1e-5)
+    torch.nn.init.constant_(refined.refiner.light.bias, 1.0)
+    lit = warped(refined)
+    assert not torch.allclose(warped(plain), lit, atol=1e-3)
+    torch.nn.init.constant_(refined.refiner.flow.bias, 1.0)
+    assert not torch.allclose(warped(refined), lit, atol=1e-3)
+
+
+def test_bare_geometry_is_neither_refined_nor_painted(face, appearance, motion):
+    refined = random_model(face, refine=True)
+    bare = torch.cat(list(geometry_only_frames(refined, face, appearance, motion, dtype=torch.float32)))
+    torch.nn.init.constant_(refined.refiner.flow.bias, 1.0)
+    again = torch.cat(list(geometry_only_frames(refined, face, appearance, motion, dtype=torch.float32)))
+    assert torch.equal(bare, again)
 
 
 def test_progress_counts_frames_and_can_cancel(model, face, appearance, motion):

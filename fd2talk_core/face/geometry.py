@@ -56,11 +56,11 @@ def control_points(
     return model.project(points, pose, 1.0)[..., :2], eye_opening(full)
 
 
-def _ring_weights(model: FaceModel) -> torch.Tensor:
+def _ring_weights(model: FaceModel, torso: float) -> torch.Tensor:
     """Share of the head's motion that each ring anchor takes: 1 above the mouth, less below the chin."""
     oval = model.mean[list(FLOW_OVAL), 1]
     low = ((oval - oval.median()) / (oval.max() - oval.median())).clamp(0, 1)
-    return torch.cat([1 - low * (1 - neck) for neck in RING_NECK])
+    return torch.cat([1 - low * (1 - torso * neck) for neck in RING_NECK])
 
 
 def _border() -> torch.Tensor:
@@ -76,6 +76,7 @@ def dense_flow(
     reference: tuple[torch.Tensor, torch.Tensor],
     target: tuple[torch.Tensor, torch.Tensor],
     grid: int = FLOW_GRID,
+    torso: float = 1.0,
 ) -> torch.Tensor:
     """Where each place of the target frames comes from in the reference picture.
 
@@ -87,12 +88,13 @@ def dense_flow(
         reference: expression (64,) and pose (6,) of the reference picture.
         target: expressions (N, 64) and poses (N, 6).
         grid: side of the flow field.
+        torso: share of its usual motion that what lies below the chin takes; 0 = the torso stays still.
 
     Returns backward displacements (N, 2, grid, grid) as x, y in shares of the crop's side.
     """
     source, _ = control_points(model, alpha, reference[0][None], reference[1][None])  # (1, P, 2)
     points, opening = control_points(model, alpha, *target)  # (N, P, 2)
-    weight = torch.cat([torch.ones(len(FLOW_VERTICES)), _ring_weights(model)]).to(points)
+    weight = torch.cat([torch.ones(len(FLOW_VERTICES)), _ring_weights(model, torso)]).to(points)
     shift = (source - points) * weight[:, None]
     points = source - shift
     border = _border().to(points).expand(len(points), -1, -1)
@@ -117,15 +119,14 @@ def dense_flow(
 
 
 def warp(picture: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    """Warp one picture (3, S, S) by backward flows (N, 2, g, g) -> (N, 3, S, S)."""
+    """Warp one picture (3, S, S), or as many as flows, by backward flows (N, 2, g, g) -> (N, 3, S, S)."""
     size = picture.shape[-1]
     full = F.interpolate(flow, size=(size, size), mode="bilinear", align_corners=False)
     line = (torch.arange(size, device=flow.device, dtype=flow.dtype) + 0.5) / size
     cells = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
     where = (cells + full.permute(0, 2, 3, 1)) * 2 - 1
-    return F.grid_sample(
-        picture.expand(len(flow), -1, -1, -1), where, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    pictures = picture.expand(len(flow), *picture.shape[-3:])
+    return F.grid_sample(pictures, where, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def region_masks(landmarks: torch.Tensor, cells: int, oversample: int = 4) -> torch.Tensor:

@@ -25,7 +25,7 @@ class AutoencoderConfig:
     encoder_width: tuple[int, int] = (64, 128)
     encoder_depth: tuple[int, int] = (2, 4)
     decoder_width: tuple[int, int] = (80, 128)
-    decoder_depth: tuple[int, int] = (3, 4)
+    decoder_depth: tuple[int, int] = (2, 4)
 
 
 class ResBlock(nn.Module):

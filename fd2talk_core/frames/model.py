@@ -11,6 +11,7 @@ from torch import nn
 from ..checkpoint import default_weights, load_checkpoint, load_state, save_checkpoint
 from .autoencoder import Autoencoder
 from .conditions import AppearanceEncoder, MotionEncoder
+from .refine import WarpRefiner
 from .unet import FrameUNet, UNetConfig
 
 
@@ -33,6 +34,7 @@ class FrameModel(nn.Module):
         self.appearance_encoder = AppearanceEncoder(self.config)
         self.motion_encoder = MotionEncoder(self.config, expression_std)
         self.unet = FrameUNet(self.config)
+        self.refiner = WarpRefiner(self.motion_encoder.expression_std) if self.config.refine else None
 
     @classmethod
     def load(cls, path: str | Path | None = None, autoencoder_path: str | Path | None = None) -> FrameModel:

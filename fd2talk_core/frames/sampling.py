@@ -18,6 +18,7 @@ from ..motion.clip import MotionClip
 from .appearance import Appearance
 from .autoencoder import LATENT_FACTOR
 from .model import FrameModel
+from .refine import WarpRefiner, add_light
 
 # Few steps spend themselves on low noise (2 steps: 1, 0.25), and start with half the noise: both keep more of what is
 # certain and less of what is guessed. Measured on held-back people in docs/method.md.
@@ -61,11 +62,46 @@ def make_scheduler(steps: int, device: torch.device | str = "cpu") -> FlowMatchE
     return scheduler
 
 
+def warped_portraits(
+    portrait: torch.Tensor,
+    flow: torch.Tensor,
+    guide: torch.Tensor,
+    motion: tuple[torch.Tensor, ...],
+    refiner: WarpRefiner | None,
+    paint: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """The portrait as the geometry alone would show it: warped, the warp corrected, openings painted, lit.
+
+    portrait (3, S, S) or (N, 3, S, S); flow (N, 2, g, g); guide (N, 8, h, w); motion: windows of expression and
+    offset, expression and pose of the reference, as for `MotionEncoder` -> (N, 3, S, S).
+    """
+    pictures = warp(portrait, flow)
+    light = None
+    if refiner is not None:
+        correction, light = (part.float() for part in refiner(pictures, guide, *motion))
+        pictures = warp(portrait, flow + correction)
+    if paint is not None:
+        pictures = paint(pictures)
+    return pictures if light is None else add_light(pictures, light)
+
+
+def encode_pictures(coder, pictures: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """(N, 3, S, S) in 0..1 -> float32 latents (N, 16, S/8, S/8), in the precision that is fast on their device."""
+    with autocast(pictures.device, dtype):
+        return coder.encode(pictures.contiguous(memory_format=torch.channels_last)).float()
+
+
 class FrameSampler:
     """One appearance under one model: what depends on the reference only is computed once, then frames in batches."""
 
     def __init__(
-        self, model: FrameModel, face_model: FaceModel, appearance: Appearance, dtype: torch.dtype | None = None
+        self,
+        model: FrameModel,
+        face_model: FaceModel,
+        appearance: Appearance,
+        dtype: torch.dtype | None = None,
+        coder=None,
+        torso: float = 1.0,
     ):
         for name, found in (("portrait", appearance.face_model), ("frame model", model.face_model_hash)):
             if found != face_model.hash:
@@ -74,36 +110,43 @@ class FrameSampler:
                     "Make it again with the models that are loaded now."
                 )
         self.model, self.face_model, self.appearance, self.dtype = model, face_model, appearance, dtype
+        self.coder, self.torso = coder or model.autoencoder, torso
         self.device = next(model.parameters()).device
         self.crop = appearance.crop.to(self.device)
         self.paint = OpeningPainter(face_model, appearance.crop, appearance.alpha, appearance.beta, appearance.pose)
         with torch.no_grad():
-            latent = self._latents(self.crop[None]).cpu()
+            latent = encode_pictures(self.coder, self.crop[None], dtype).cpu()
             reference = make_reference(face_model, latent, appearance.alpha, appearance.beta, appearance.pose)
             with autocast(self.device, dtype):
                 self.appearance_tokens = model.appearance_encoder(reference.to(self.device))
 
-    def _latents(self, pictures: torch.Tensor) -> torch.Tensor:
-        with autocast(self.device, self.dtype):
-            return self.model.autoencoder.encode(pictures.contiguous(memory_format=torch.channels_last)).float()
+    def motion(self, motion: MotionClip, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `MotionEncoder` takes, of the frames `indices` of a clip."""
+        look, count = self.appearance, len(indices)
+        windows = (motion_windows(part, indices, self.model.config.motion_radius)
+                   for part in (motion.expression, motion.pose))  # fmt: skip
+        return (*windows, look.beta.expand(count, -1), look.pose.expand(count, -1))
 
-    def geometry(
-        self, beta: torch.Tensor, pose: torch.Tensor, painted: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encoded warps (N, 16, h, w), with openings painted, and guide channels (N, 8, h, w) of target frames.
+    def geometry(self, motion: tuple[torch.Tensor, ...], bare: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoded warps (N, 16, h, w) and guide channels (N, 8, h, w) of target frames; `motion` as from `motion()`.
 
-        Call it outside autocast: half precision cannot hold the small distances between flow points.
+        bare: the analytic warp alone, uncorrected and unpainted. Call it outside autocast: half precision cannot hold
+        the small distances between flow points.
         """
-        look = self.appearance
-        flow = dense_flow(self.face_model, look.alpha, (look.beta, look.pose), (beta, pose))
+        look, middle = self.appearance, motion[0].shape[1] // 2
+        beta, pose = motion[0][:, middle], look.pose + motion[1][:, middle]
+        flow = dense_flow(self.face_model, look.alpha, (look.beta, look.pose), (beta, pose), torso=self.torso)
         guide = make_guide(self.face_model, look.alpha, beta, pose, flow, look.size // LATENT_FACTOR)
         if not self.model.config.geometry:
             nothing = torch.zeros(len(beta), 16, look.size // LATENT_FACTOR, look.size // LATENT_FACTOR)
             return nothing.to(self.device), torch.zeros_like(guide).to(self.device)
-        pictures = warp(self.crop, flow.to(self.device))
-        if painted:
-            pictures = self.paint(pictures, beta, pose)
-        return self._latents(pictures), guide.to(self.device)
+        guide = guide.to(self.device)
+        refiner, paint = self.model.refiner, lambda pictures: self.paint(pictures, beta, pose)
+        pictures = warped_portraits(
+            self.crop, flow.to(self.device), guide, tuple(part.to(self.device) for part in motion),
+            None if bare else refiner, None if bare else paint,
+        )  # fmt: skip
+        return encode_pictures(self.coder, pictures, self.dtype), guide
 
     @torch.no_grad()
     def latents(
@@ -116,14 +159,11 @@ class FrameSampler:
         appearance_guidance: float,
     ) -> torch.Tensor:
         """Sample latents (N, 16, h, w) of the frames `indices` of a clip."""
-        model, look = self.model, self.appearance
-        radius = model.config.motion_radius
-        expression = motion_windows(motion.expression, indices, radius)
-        offset = motion_windows(motion.pose, indices, radius)
-        warped, guide = self.geometry(expression[:, radius], look.pose + offset[:, radius])
+        model = self.model
+        parts = self.motion(motion, indices)
+        warped, guide = self.geometry(parts)
         count = len(indices)
         with autocast(self.device, self.dtype):
-            parts = (expression, offset, look.beta.expand(count, -1), look.pose.expand(count, -1))
             tokens = model.motion_encoder(*(part.to(self.device) for part in parts))
             null_tokens = model.motion_encoder.null.expand_as(tokens)
             null_appearance = [null.expand_as(grid) for null, grid in zip(
@@ -157,7 +197,7 @@ class FrameSampler:
     def decode(self, latents: torch.Tensor, sharpen: float = 0.0) -> torch.Tensor:
         """Latents -> float32 pictures (N, size, size, 3) in 0..1 on the CPU, unsharp-masked by `sharpen`."""
         with autocast(self.device, self.dtype):
-            pictures = self.model.autoencoder.decode(latents.contiguous(memory_format=torch.channels_last))
+            pictures = self.coder.decode(latents.contiguous(memory_format=torch.channels_last))
         pictures = pictures.float()
         if sharpen:
             smooth = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -181,6 +221,8 @@ def sample_frames(
     progress: Callable[[int, int], None] | None = None,
     start: int = 0,
     dtype: torch.dtype | None = None,
+    coder=None,
+    torso: float = 1.0,
 ) -> Iterator[torch.Tensor]:
     """Generate the frames of a motion clip, batch by batch.
 
@@ -194,13 +236,16 @@ def sample_frames(
         sharpen: strength of unsharp masking after decoding, 0 = none.
         progress: called with (frames done, frames in all) after each batch; may raise to cancel.
         dtype: autocast precision; None picks what is fast on the model's device.
+        coder: another autoencoder of the same latent space in place of the model's: `encode` and `decode` like
+            `Autoencoder`.
+        torso: share of its usual motion that the torso takes; 0 = it stays still.
 
     Yields float32 (b, size, size, 3) in 0..1 on the CPU.
     """
     if not 1 <= steps <= 50:
         raise UserError(f"{steps} diffusion steps are not possible. Choose between 1 and 50.")
     motion.check(face_model.hash)
-    sampler = FrameSampler(model, face_model, appearance, dtype)
+    sampler = FrameSampler(model, face_model, appearance, dtype, coder, torso)
     cells = appearance.size // LATENT_FACTOR
     noise = temperature * torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(seed))
     for first in range(start, len(motion), batch_size):
@@ -224,6 +269,6 @@ def geometry_only_frames(
     """The bare warp through the autoencoder, nothing painted and no UNet: what stage 2 has to beat."""
     sampler = FrameSampler(model, face_model, appearance, dtype)
     for first in range(0, len(motion), batch_size):
-        rows = slice(first, min(first + batch_size, len(motion)))
-        warped, _ = sampler.geometry(motion.expression[rows], appearance.pose + motion.pose[rows], painted=False)
+        indices = torch.arange(first, min(first + batch_size, len(motion)))
+        warped, _ = sampler.geometry(sampler.motion(motion, indices), bare=True)
         yield sampler.decode(warped)

@@ -25,6 +25,8 @@ class UNetConfig:
     appearance_width: int = 64
     temporal: bool = False
     geometry: bool = True  # False = the paper's pure form: no warp, no guide channels used
+    refine: bool = False  # a learned correction of the warp
+    joint_attention: bool = False  # one attention over both conditions' tokens instead of two; for comparison
 
     @classmethod
     def paper_scale(cls) -> UNetConfig:
@@ -44,12 +46,12 @@ def timestep_embedding(level: torch.Tensor, width: int) -> torch.Tensor:
 class ResBlock(nn.Module):
     """Two convolutions whose second normalisation is shifted and scaled by the embedding."""
 
-    def __init__(self, width_in: int, width: int, embed_width: int):
+    def __init__(self, width_in: int, width: int, embed_width: int, groups: int = 8):
         super().__init__()
-        self.norm1 = nn.GroupNorm(8, width_in)
+        self.norm1 = nn.GroupNorm(groups, width_in)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
         self.embed = nn.Linear(embed_width, 2 * width)
-        self.norm2 = nn.GroupNorm(8, width)
+        self.norm2 = nn.GroupNorm(groups, width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.skip = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
@@ -105,15 +107,18 @@ class ConditionBlock(nn.Module):
 
     def __init__(self, width: int, appearance_width: int, config: UNetConfig):
         super().__init__()
+        self.joint = nn.Linear(appearance_width, config.token_width) if config.joint_attention else None
         self.motion = CrossAttention(width, config.token_width, config.heads)
-        self.appearance = CrossAttention(width, appearance_width, config.heads)
+        self.appearance = None if self.joint else CrossAttention(width, appearance_width, config.heads)
         self.temporal = TemporalAttention(width, config.heads) if config.temporal else None
 
     def forward(self, x: torch.Tensor, motion: torch.Tensor, appearance: torch.Tensor, frames: int) -> torch.Tensor:
         height, width = x.shape[2:]
         h = x.flatten(2).transpose(1, 2)  # (N, H*W, C)
-        h = self.motion(h, motion)
-        h = self.appearance(h, appearance)
+        if self.joint is not None:
+            h = self.motion(h, torch.cat([motion, self.joint(appearance)], 1))
+        else:
+            h = self.appearance(self.motion(h, motion), appearance)
         if self.temporal is not None:
             h = self.temporal(h, frames)
         return h.transpose(1, 2).unflatten(2, (height, width))

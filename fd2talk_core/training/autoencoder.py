@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 SETTINGS = TrainSettings(lr=1.5e-3, minutes=30, weight_decay=1e-4, ema=0.998, warmup=300, validate_minutes=4)
 SIZE, CROP = 256, 128
-LABELLED = 800  # pictures whose teacher latents are cached; TAEF1 is slow on a CPU
+LABELLED = 400  # pictures whose teacher latents are cached; TAEF1 is slow on a CPU
 
 
 def load_taef1(folder: Path) -> AutoencoderTiny:
@@ -66,6 +66,14 @@ def _load_pictures(folders: list[Path], held_back: bool, grid: int) -> np.ndarra
     return np.stack([picture for clip in clips for picture in _variants(clip, rng)])
 
 
+def _started(path: Path) -> Autoencoder:
+    """A new autoencoder with the weights of another, which may have more blocks than the present configuration."""
+    model, other = Autoencoder(), Autoencoder.load(path)
+    own = model.state_dict()
+    model.load_state_dict({key: value for key, value in other.state_dict().items() if key in own})
+    return model
+
+
 def _to_float(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
 
@@ -76,10 +84,9 @@ class AutoencoderTask:
     name = "autoencoder"
 
     def __init__(self, folders: list[Path], teacher: Path, cache: Path, batch_size: int, start: Path | None,
-                 sharpness: float):  # fmt: skip
-        self.model = (Autoencoder.load(start) if start else Autoencoder()).to(memory_format=torch.channels_last)
-        if start:
-            self.model.encoder.requires_grad_(False)
+                 sharpness: float, train_encoder: bool):  # fmt: skip
+        self.model = (_started(start) if start else Autoencoder()).to(memory_format=torch.channels_last)
+        self.model.encoder.requires_grad_(train_encoder)
         self.sharpness = sharpness
         self.batch_size = batch_size
         cache.mkdir(parents=True, exist_ok=True)
@@ -163,11 +170,12 @@ class AutoencoderTask:
 
 def make_task(
     data: list[Path], teacher: Path = Path("../shared/models"), cache: Path = Path("data/cache/autoencoder"),
-    batch_size: int = 24, start: Path | None = None, sharpness: float = 0.0,
+    batch_size: int = 24, start: Path | None = None, sharpness: float = 0.0, train_encoder: int = 1,
 ) -> AutoencoderTask:  # fmt: skip
     """`teacher`: folder with the two TAEF1 files; `cache`: where pictures and teacher latents are kept.
 
-    `start`: weights whose decoder alone is trained on, so that the latents stay what they are; `sharpness`: weight of
-    the sharpness loss, for that second pass.
+    `start`: weights to go on from; `sharpness`: weight of the sharpness loss; `train_encoder=0`: train the decoder
+    alone, so that the latents stay what they are.
     """
-    return AutoencoderTask(data, Path(teacher), Path(cache), batch_size, Path(start) if start else None, sharpness)
+    start = Path(start) if start else None
+    return AutoencoderTask(data, Path(teacher), Path(cache), batch_size, start, sharpness, bool(train_encoder))

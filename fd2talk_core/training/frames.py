@@ -17,9 +17,11 @@ from ..frames.autoencoder import LATENT_FACTOR, Autoencoder
 from ..frames.model import FrameModel
 from ..frames.sampling import TEMPERATURE, make_scheduler
 from ..frames.unet import UNetConfig
-from .frames_data import CELLS, build_pairs
+from .critic import Adversary
+from .frames_data import SIZE, build_latents, build_pairs, take
 from .loop import TrainSettings
-from .losses import gradient_loss, sharpness_loss
+from .losses import gradient_loss, laplacian, sharpness_loss
+from .warp import around, load_refiner
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +29,15 @@ SETTINGS = TrainSettings(lr=4e-4, minutes=60, weight_decay=0.01, ema=0.999, warm
 PATCH = 12  # latent cells of the patch that is decoded for the pixel loss
 MARGIN = 8  # pixels at the patch's edge that lack context and do not count
 MASK_WEIGHTS = (3.0, 4.0, 3.0, 1.0)  # lips, mouth opening, eyes, face; on top of 1 everywhere
-PURE_NOISE_SHARE = 0.4  # few-step sampling starts there, so it is trained more than its share
 DROP = 0.1
+LARGE = 512
 # Closing eyes and opening mouths are rare in video, and what the warp does worst: such pairs come more often.
 BLINK_FACTOR, SPEECH_FACTOR = 6.0, 2.0
+# Shares of batches: a second step after the network's own first one, any noise level; the rest starts at pure noise.
+SECOND_STEP, ANY_LEVEL = 0.3, 0.2
+TRAINED_ON = (
+    "target", "warped", "bare", "guide", "reference", "expression", "offset", "beta", "pose", "centres", "pixels",
+)  # fmt: skip
 
 
 def _patches(maps: torch.Tensor, corners: torch.Tensor, side: int) -> torch.Tensor:
@@ -39,84 +46,150 @@ def _patches(maps: torch.Tensor, corners: torch.Tensor, side: int) -> torch.Tens
 
 
 class FramesTask:
-    """Flow matching on the residual between the frame's latent and the encoded warp, plus pixels of mouth and eyes."""
+    """Flow matching on the residual between the frame's latent and the encoded warp, plus pixels of mouth and eyes.
+
+    Few steps are trained as they are used: from pure noise of any temperature, and from where the network's own first
+    step leads. Batches of 512-px pairs are cut to the same number of cells, around mouth or eyes.
+    """
 
     name = "frames"
 
-    def __init__(self, folders: list[Path], cache: Path, autoencoder: Path | None, batch_size: int, pairs: int,
-                 pixel_weight: float, start: Path | None):  # fmt: skip
-        face = FaceModel.load()
+    def __init__(
+        self,
+        folders: list[Path],
+        cache: Path,
+        pairs_cache: Path,
+        autoencoder: Path | None,
+        warp: Path | None,
+        batch_size: int,
+        pairs: int,
+        large: float,
+        weights: dict[str, float],
+        start: Path | None,
+        config: dict,
+    ):
+        self.face = face = FaceModel.load()
         frozen = Autoencoder.load(autoencoder).requires_grad_(False).to(memory_format=torch.channels_last)
-        radius = UNetConfig().motion_radius
-        self.data = build_pairs(folders, cache / "train", False, pairs, face, frozen, radius)
-        self.held = build_pairs(folders, cache / "valid", True, 240, face, frozen, radius)
         started = FrameModel.load(start, autoencoder) if start else None
-        residual = self.data["target"][::20].astype(np.float32) - self.data["warped"][::20].astype(np.float32)
+        config = UNetConfig(**config, refine=bool(warp) or bool(started and started.refiner))
+        refiner = load_refiner(warp, face.exp_std) if warp else started.refiner if started else None
+        self.data, self.held = (
+            self._sources(folders, cache / name, pairs_cache / name, held, count, SIZE, config, frozen, refiner)
+            for name, held, count in (("train", False, pairs), ("valid", True, 240))
+        )
+        self.large = large
+        self.large_data = self._sources(
+            folders, cache / "large", pairs_cache / "large", False, pairs // 6, LARGE, config, frozen, refiner
+        ) if large else None  # fmt: skip
+        residual = self.data["target"][::20].astype(np.float32)
+        if config.geometry:
+            residual = residual - self.data["warped"][::20].astype(np.float32)
         self.scale = started.residual_scale if started else float(residual.std())
-        self.blinks, speaks = self._events(face)
-        chance = 1 + (BLINK_FACTOR - 1) * self.blinks + (SPEECH_FACTOR - 1) * speaks
-        self.chance = chance / chance.sum()
-        self.model = FrameModel(UNetConfig(), frozen, face.exp_std, self.scale, face.hash)
+        self.model = FrameModel(config, frozen, face.exp_std, self.scale, face.hash)
         if started:
-            self.model.load_state_dict(started.state_dict())
+            own = self.model.state_dict()
+            self.model.load_state_dict({**own, **{k: v for k, v in started.state_dict().items() if k in own}})
+        if refiner is not None:
+            self.model.refiner.load_state_dict(refiner.state_dict())
+            self.model.refiner.requires_grad_(False)
         self.model = self.model.to(memory_format=torch.channels_last)
-        self.batch_size, self.pixel_weight = batch_size, pixel_weight
+        self.batch_size, self.weights = batch_size, weights
         self.decode = frozen.decode
+        self.chances = {len(d["pose"]): self._chances(d) for d in (self.data, self.large_data) if d is not None}
+        self.adversary: Adversary | None = None
         own = sum(p.numel() for p in self.model.parameters()) - sum(p.numel() for p in frozen.parameters())
-        log.info("%d pairs, %d blinks, %d open mouths", len(speaks), self.blinks.sum(), speaks.sum())
         log.info("%d pairs, residual scale %.3f, %.2f M parameters", len(self.data["pose"]), self.scale, own / 1e6)
 
-    def _events(self, face: FaceModel) -> tuple[np.ndarray, np.ndarray]:
-        """Which pairs (N,) close the eyes, and which open the mouth, from reference to target."""
-        middle = self.data["expression"].shape[1] // 2
+    def _sources(self, folders, cache, pairs_cache, held, count, side, config, frozen, refiner):
+        pairs = build_pairs(folders, pairs_cache, held, count, self.face, config.motion_radius, side)
+        latents = build_latents(pairs, cache, self.face, frozen, refiner)
+        return {name: (pairs | latents)[name] for name in TRAINED_ON}
+
+    def _chances(self, data: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """How often each pair is drawn (N,), and which close the eyes (N,); closing and opening are told by the
+        difference from reference to target."""
+        middle = data["expression"].shape[1] // 2
         openings = []
-        for beta in (self.data["expression"][:, middle], self.data["beta"]):
+        for beta in (data["expression"][:, middle], data["beta"]):
             parts = torch.from_numpy(beta.astype(np.float32)).split(1024)
-            shapes = [face.vertices(torch.zeros(len(part), 80), part) for part in parts]
+            shapes = [self.face.vertices(torch.zeros(len(part), 80), part) for part in parts]
             openings.append([torch.cat([measure(s) for s in shapes]) for measure in (eye_opening, mouth_opening)])
         (eyes, mouth), (reference_eyes, reference_mouth) = openings
-        blinks = (eyes < 0.65 * reference_eyes) & (reference_eyes > 0.15)
-        return blinks.numpy(), (mouth > reference_mouth + 0.08).numpy()
-
-    def _batch(self, source: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, torch.Tensor]:
-        batch = {name: torch.from_numpy(np.stack([values[i] for i in rows])) for name, values in source.items()}
-        return {name: value if value.dtype == torch.uint8 else value.float() for name, value in batch.items()}
+        blinks = ((eyes < 0.65 * reference_eyes) & (reference_eyes > 0.15)).numpy()
+        speaks = (mouth > reference_mouth + 0.08).numpy()
+        chance = 1 + (BLINK_FACTOR - 1) * blinks + (SPEECH_FACTOR - 1) * speaks
+        log.info("%d pairs, %d blinks, %d open mouths", len(speaks), blinks.sum(), speaks.sum())
+        return chance / chance.sum(), blinks
 
     def batches(self) -> Iterator[dict[str, torch.Tensor]]:
         rng = np.random.default_rng()
+        cells = SIZE // LATENT_FACTOR
         while True:
-            rows = rng.choice(len(self.chance), self.batch_size, p=self.chance)
-            batch = self._batch(self.data, rows)
-            count = len(batch["pose"])
-            level = torch.from_numpy(rng.uniform(0.02, 1, count)).float()
-            level[torch.from_numpy(rng.random(count) < PURE_NOISE_SHARE)] = 1.0
-            batch["level"] = level
-            batch["noise"] = torch.randn_like(batch["target"])
+            source = self.large_data if self.large and rng.random() < self.large else self.data
+            chance, blinks = self.chances[len(source["pose"])]
+            count = self.batch_size
+            rows = rng.choice(len(chance), count, p=chance)
+            batch = self._given(take(source, rows))
+            batch["noise"] = torch.randn(count, 16, cells, cells)
+            kind = rng.random()
+            batch["second"] = torch.tensor(kind < SECOND_STEP)
+            if kind < SECOND_STEP:
+                batch["level"] = make_scheduler(2).sigmas[1].expand(count).clone()
+                batch["noise"] *= TEMPERATURE
+            elif kind < SECOND_STEP + ANY_LEVEL:
+                batch["level"] = torch.from_numpy(rng.uniform(0.02, 1, count)).float()
+            else:
+                batch["level"] = torch.ones(count)
+                batch["noise"] *= torch.from_numpy(rng.uniform(0, 1, count)).float()[:, None, None, None]
             drop = torch.from_numpy(rng.random(count))
             batch["drop_motion"] = drop < 2 * DROP
             batch["drop_appearance"] = (drop > DROP) & (drop < 3 * DROP)
             # Two of three patches look at the mouth, the others at an eye; of blinks, mostly at an eye.
-            places = [rng.choice(3, p=(0.2, 0.4, 0.4) if blink else (0.66, 0.17, 0.17)) for blink in self.blinks[rows]]
-            place = torch.tensor(places)
-            centre = batch.pop("centres")[torch.arange(count), place] * CELLS  # (N, 2) as x, y
-            jitter = torch.from_numpy(rng.integers(-1, 2, (count, 2)))
-            corners = ((centre - PATCH / 2).round().long() + jitter).clamp(0, CELLS - PATCH).flip(1)
-            batch["corners"] = corners
-            pixels = batch.pop("pixels").float() / 255
-            batch["patch"] = _patches(pixels, corners * LATENT_FACTOR, PATCH * LATENT_FACTOR)
-            for name in ("target", "warped", "noise", "guide", "reference", "patch"):
-                batch[name] = batch[name].contiguous(memory_format=torch.channels_last)
+            places = [rng.choice(3, p=(0.2, 0.4, 0.4) if blink else (0.66, 0.17, 0.17)) for blink in blinks[rows]]
+            self._cut(batch, torch.tensor(places), rng, cells)
             yield batch
 
-    def loss(self, model, batch):
-        level = batch["level"][:, None, None, None]
-        residual = (batch["target"] - batch["warped"]) / self.scale
-        x = (1 - level) * residual + level * batch["noise"]
+    def _cut(self, batch: dict[str, torch.Tensor], place: torch.Tensor, rng, cells: int) -> None:
+        """Cut large pairs to `cells`, and the pixels to the patch that is decoded, around the chosen places."""
+        count, whole = len(place), batch["guide"].shape[-1]
+        centre = batch.pop("centres")[torch.arange(count), place] * whole  # (N, 2) as x, y
+        jitter = torch.from_numpy(rng.integers(-1, 2, (count, 2)))
+        corners = ((centre - PATCH / 2).round().long() + jitter).clamp(0, whole - PATCH).flip(1)
+        pixels = batch.pop("pixels").float() / 255
+        patch = _patches(pixels, corners * LATENT_FACTOR, PATCH * LATENT_FACTOR)
+        if whole > cells:
+            shift = torch.from_numpy(rng.integers(0, cells - PATCH + 1, (count, 2)))
+            window = (corners - shift).clamp(0, whole - cells)
+            for name in ("target", "warped", "bare", "guide", "seen_guide"):
+                batch[name] = _patches(batch[name], window, cells)
+            corners = corners - window
+        batch["corners"], batch["patch"] = corners, patch
+        for name in ("target", "warped", "noise", "seen_guide", "reference", "patch"):
+            batch[name] = batch[name].contiguous(memory_format=torch.channels_last)
+
+    def _given(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the network may see; in the pure form neither the warp nor its guide."""
+        batch["seen_guide"] = batch["guide"]
+        if not self.model.config.geometry:
+            batch["warped"] = torch.zeros_like(batch["warped"])
+            batch["seen_guide"] = torch.zeros_like(batch["guide"])
+        return batch
+
+    def _predict(self, model, batch: dict[str, torch.Tensor], x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         motion = (batch["expression"], batch["offset"], batch["beta"], batch["pose"])
-        clean = model(
-            x, batch["level"], batch["warped"], batch["guide"], batch["reference"], motion,
+        return model(
+            x, level, batch["warped"], batch["seen_guide"], batch["reference"], motion,
             batch["drop_motion"], batch["drop_appearance"],
         ).float()  # fmt: skip
+
+    def loss(self, model, batch):
+        residual = (batch["target"] - batch["warped"]) / self.scale
+        level = batch["level"][:, None, None, None]
+        first = residual
+        if batch["second"]:
+            with torch.no_grad():
+                first = self._predict(model, batch, batch["noise"], torch.ones_like(batch["level"]))
+        clean = self._predict(model, batch, (1 - level) * first + level * batch["noise"], batch["level"])
         masks = batch["guide"][:, :4]
         weight = 1 + sum(w * masks[:, i : i + 1] for i, w in enumerate(MASK_WEIGHTS))
         latent = (weight * (clean - residual).abs()).mean()
@@ -126,60 +199,78 @@ class FramesTask:
         decoded, real = decoded[..., inner, inner], batch["patch"][..., inner, inner]
         pixel = (decoded - real).abs().mean()
         edges, sharp = gradient_loss(decoded, real), sharpness_loss(decoded, real)
-        loss = latent + self.pixel_weight * (pixel + edges + 0.5 * sharp)
-        return loss, {"latent": latent.item(), "pixel": pixel.item(), "edges": edges.item(), "sharp": sharp.item()}
+        loss = latent + self.weights["pixel"] * (pixel + edges + self.weights["sharp"] * sharp)
+        numbers = {"latent": latent.item(), "pixel": pixel.item(), "edges": edges.item(), "sharp": sharp.item()}
+        if self.weights["adversary"]:
+            if self.adversary is None:
+                self.adversary = Adversary(decoded.device)
+            with torch.no_grad():
+                warped = self.decode(_patches(batch["bare"], batch["corners"], PATCH)).float()[..., inner, inner]
+            fooled, numbers["critic"] = self.adversary(decoded, real, warped)
+            loss = loss + self.weights["adversary"] * fooled
+            numbers["fooled"] = fooled.item()
+        return loss, numbers
 
     @torch.no_grad()
     def validate(self, model):
-        """Mouth error against that of the warp alone (both through the autoencoder), on held-back people."""
+        """Mouth error against that of the bare warp (both through the autoencoder), on held-back people."""
         model.eval()
-        sums = dict.fromkeys(("mouth", "mouth_warp", "face", "face_warp", "sharp", "sharp_warp", "sharp_real"), 0.0)
-        noise = TEMPERATURE * torch.randn(1, 16, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
-        sigmas = make_scheduler(2).sigmas
+        device = next(model.parameters()).device
+        names = ("mouth", "mouth_warp", "eyes", "eyes_warp", "face", "face_warp", "sharp", "sharp_warp", "sharp_real")
+        sums = dict.fromkeys(names, 0.0)
+        cells = SIZE // LATENT_FACTOR
+        noise = TEMPERATURE * torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(0))
+        noise = noise.to(device)
+        sigmas = make_scheduler(2).sigmas.to(device)
         rows = np.arange(len(self.held["pose"]))
         for start in range(0, len(rows), 16):
-            batch = self._batch(self.held, rows[start : start + 16])
+            batch = self._given(take(self.held, rows[start : start + 16]))
+            batch = {key: value.to(device) for key, value in batch.items()}
             count = len(batch["pose"])
-            keep = torch.zeros(count, dtype=torch.bool)
-            motion = (batch["expression"], batch["offset"], batch["beta"], batch["pose"])
-            with autocast(torch.device("cpu")):
+            batch["drop_motion"] = batch["drop_appearance"] = torch.zeros(count, dtype=torch.bool, device=device)
+            with autocast(device):
                 x = noise.expand(count, -1, -1, -1)
                 for level, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-                    levels = level.expand(count)
-                    inputs = (x, levels, batch["warped"], batch["guide"], batch["reference"], motion, keep, keep)
-                    clean = model(*inputs).float()
+                    clean = self._predict(model, batch, x, level.expand(count))
                     x = clean + (x - clean) / level * following
                 pictures = self.decode(batch["warped"] + self.scale * x).float().clamp(0, 1)
-                warped = self.decode(batch["warped"]).float().clamp(0, 1)
+                warped = self.decode(batch["bare"]).float().clamp(0, 1)
             real = batch["pixels"].float() / 255
-            masks = F.interpolate(batch["guide"][:, :4], scale_factor=float(LATENT_FACTOR), mode="bilinear")
-            mouth = F.max_pool2d(masks[:, :1] + masks[:, 1:2], 17, 1, 8).clamp(0, 1)
-            for name, mask in (("mouth", mouth), ("face", masks[:, 3:4].clamp(0, 1))):
+            lips, opening, eyes, face = batch["guide"][:, :4].split(1, 1)
+            regions = {"mouth": around(lips + opening, 1), "eyes": around(eyes, 1), "face": face}
+            regions = {
+                name: F.interpolate(mask.clamp(0, 1), scale_factor=float(LATENT_FACTOR), mode="bilinear")
+                for name, mask in regions.items()
+            }
+            for name, mask in regions.items():
                 sums[name] += float(((pictures - real).abs() * mask).sum())
                 sums[f"{name}_warp"] += float(((warped - real).abs() * mask).sum())
-            kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).expand(3, 1, 3, 3)
             for name, picture in (("sharp", pictures), ("sharp_warp", warped), ("sharp_real", real)):
-                energy = F.conv2d(picture, kernel, padding=1, groups=3) ** 2
-                sums[name] += float((energy * mouth).sum())
-        ratio = sums["mouth"] / sums["mouth_warp"]
-        numbers = {
-            "mouth_ratio": ratio,
-            "face_ratio": sums["face"] / sums["face_warp"],
-            "sharpness": sums["sharp"] / sums["sharp_real"],
-            "sharpness_warp": sums["sharp_warp"] / sums["sharp_real"],
-        }
-        return ratio + 0.5 * numbers["face_ratio"], numbers
+                sums[name] += float((laplacian(picture) ** 2 * regions["mouth"][..., 1:-1, 1:-1]).sum())
+        numbers = {f"{name}_ratio": sums[name] / sums[f"{name}_warp"] for name in ("mouth", "eyes", "face")}
+        numbers["sharpness"] = sums["sharp"] / sums["sharp_real"]
+        numbers["sharpness_warp"] = sums["sharp_warp"] / sums["sharp_real"]
+        score = numbers["mouth_ratio"] + 0.5 * numbers["face_ratio"] + 0.25 * numbers["eyes_ratio"]
+        return score + 0.3 * max(0.0, 0.8 - numbers["sharpness"]), numbers
 
     def export(self, model, path, provenance):
         model.save(path, provenance)
 
 
 def make_task(
-    data: list[Path], cache: Path = Path("data/cache/frames"), autoencoder: Path | None = None,
-    batch_size: int = 24, pairs: int = 9000, pixel_weight: float = 6.0,
-    start: Path | None = None,
+    data: list[Path], cache: Path = Path("data/cache/frames"), pairs_cache: Path = Path("data/cache/pairs"),
+    autoencoder: Path | None = None, warp: Path | None = None, batch_size: int = 24, pairs: int = 9600,
+    large: float = 0.0, pixel_weight: float = 6.0, sharp_weight: float = 0.5, adversary_weight: float = 0.0,
+    start: Path | None = None, geometry: int = 1, joint_attention: int = 0,
 ) -> FramesTask:  # fmt: skip
-    """`cache`: where encoded pairs are kept; `pairs`: how many to make; `pixel_weight`: of the decoded patches;
-    `start`: weights to begin with instead of none.
+    """`pairs_cache`: where pairs are kept, `cache`: their latents; `pairs`: how many to make; `warp`: weights of
+    `fd2talk train warp`; `large`: share of batches from 512-px pairs; `pixel_weight`, `sharp_weight`,
+    `adversary_weight`: of decoded patches, of their fine detail within that, and of the critic; `start`: weights to
+    begin with instead of none; `geometry=0`, `joint_attention=1`: variants of the network.
     """
-    return FramesTask(data, Path(cache), autoencoder, batch_size, pairs, pixel_weight, Path(start) if start else None)
+    weights = {"pixel": pixel_weight, "sharp": sharp_weight, "adversary": adversary_weight}
+    variant = {"geometry": bool(geometry), "joint_attention": bool(joint_attention)}
+    paths = [Path(path) if path else None for path in (autoencoder, warp, start)]
+    return FramesTask(
+        data, Path(cache), Path(pairs_cache), paths[0], paths[1], batch_size, pairs, large, weights, paths[2], variant
+    )

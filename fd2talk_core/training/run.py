@@ -19,6 +19,7 @@ PARTS = {
     "audio-encoder": "audio_encoder",
     "lip-expert": "lip_expert",
     "motion": "motion",
+    "warp": "warp",
     "frames": "frames",
     "baseline": "baseline",
 }
@@ -28,7 +29,7 @@ def train(part: str, data: list[Path], out: Path, export_to: Path | None = None,
     """Train one part.
 
     Args:
-        part: tracker, autoencoder, lip-expert, motion, frames or baseline.
+        part: tracker, autoencoder, lip-expert, motion, warp, frames or baseline.
         data: prepared folders (`fd2talk prepare`).
         out: run folder (checkpoint, log, tensorboard).
         export_to: where the best weights go; default inside `out`.
