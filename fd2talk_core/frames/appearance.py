@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ..errors import UserError
 from ..face.model import FaceModel
 from ..face.tracker import FaceBox, FaceTracker
+from .composite import bands
 
 CROP_FACTOR = 2.0
 MIN_CONFIDENCE = 0.3
@@ -38,16 +39,32 @@ class Appearance:
     notes: list[str] = field(default_factory=list)
 
 
-def square_crop(picture: np.ndarray, crop_box: tuple[int, int, int], size: int) -> torch.Tensor:
-    """Cut a square and resize it to float32 (3, size, size); beyond the picture its edge pixels repeat."""
+def crop_rows(picture: np.ndarray, crop_box: tuple[int, int, int], top: int, bottom: int) -> torch.Tensor:
+    """Rows top .. bottom of a square as it is: float32 (3, bottom - top, side); beyond the picture its edge repeats."""
     x0, y0, side = crop_box
     height, width = picture.shape[:2]
-    rows = np.clip(np.arange(y0, y0 + side), 0, height - 1)
+    rows = np.clip(np.arange(y0 + top, y0 + bottom), 0, height - 1)
     columns = np.clip(np.arange(x0, x0 + side), 0, width - 1)
-    crop = torch.from_numpy(picture[rows[:, None], columns]).permute(2, 0, 1)[None].float() / 255
-    if side != size:
-        crop = F.interpolate(crop, size=(size, size), mode="bicubic", antialias=side > size, align_corners=False)
-    return crop[0].clamp(0, 1)
+    return torch.from_numpy(picture[rows[:, None], columns]).permute(2, 0, 1).float() / 255
+
+
+def square_crop(picture: np.ndarray, crop_box: tuple[int, int, int], size: int) -> torch.Tensor:
+    """Cut a square and resize it to float32 (3, size, size); beyond the picture its edge pixels repeat."""
+    side = crop_box[2]
+    if side <= size:
+        crop = crop_rows(picture, crop_box, 0, side)[None]
+        if side < size:
+            crop = F.interpolate(crop, size=(size, size), mode="bicubic", align_corners=False)
+        return crop[0].clamp(0, 1)
+    # Narrowed band by band: a large square never exists in floating point as a whole.
+    narrow = torch.cat([
+        _smaller(crop_rows(picture, crop_box, top, bottom), bottom - top, size) for top, bottom in bands(0, side, side)
+    ], 1)  # fmt: skip
+    return _smaller(narrow, size, size).clamp(0, 1)
+
+
+def _smaller(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return F.interpolate(crop[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False)[0]
 
 
 def crop_for(landmarks: np.ndarray, width: int, height: int) -> tuple[int, int, int]:

@@ -2,33 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..face.landmarks import LIPS_OUTER, inter_ocular_distance
-
 FEATHER_START = 0.86
 SUPERELLIPSE = 6.0
 COLOUR_GRID = 16
 # Differences above this are moved content (hair, shoulders), not a colour cast.
 COLOUR_TOLERANCE = 0.06
+# A portrait whose channels differ less than this is grey, and stays so.
+GREY_TOLERANCE = 0.02
+# Work is done in bands of about so many pixels: they fit the processor's cache, and a face of 8000 pixels fits memory.
+BAND_PIXELS = 1 << 18
 
 
-def superellipse_radius(size: int, device: torch.device | str = "cpu") -> Tensor:
-    """(size, size): 0 in the crop's centre, 1 where a square with rounded corners touches the crop's border."""
+def bands(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
+    """Rows first .. last, cut into (top, bottom) of about BAND_PIXELS pixels each."""
+    step = max(1, BAND_PIXELS // max(width, 1))
+    for top in range(first, last, step):
+        yield top, min(top + step, last)
+
+
+class RowResizer:
+    """Resizes pictures (C, n, n) to a square of `side`, band by band, so that the large one never exists as a whole.
+
+    The same as `F.interpolate(..., antialias=True)` in the given mode, "bilinear" or "bicubic".
+    """
+
+    def __init__(self, source: int, side: int, mode: str, device: torch.device | str = "cpu"):
+        self.source, self.side, self.mode = source, side, mode
+        self.weights = self._scaled(torch.eye(source, device=device)[None, None], side, source)[0, 0]  # (side, source)
+        used = self.weights != 0
+        self._first = used.int().argmax(1).tolist()
+        self._last = (source - used.flip(1).int().argmax(1)).tolist()
+
+    def _scaled(self, pictures: Tensor, height: int, width: int) -> Tensor:
+        return F.interpolate(pictures, size=(height, width), mode=self.mode, antialias=True, align_corners=False)
+
+    def widen(self, pictures: Tensor) -> Tensor:
+        """The first half of the work: (N, C, n, n) -> (N, C, n, side)."""
+        return self._scaled(pictures, self.source, self.side)
+
+    def rows(self, wide: Tensor, top: int, bottom: int) -> Tensor:
+        """Rows top .. bottom of the result: one widened picture (C, n, w) -> (C, bottom - top, w)."""
+        first, last = min(self._first[top:bottom]), max(self._last[top:bottom])
+        return self.weights[top:bottom, first:last] @ wide[:, first:last]
+
+
+class Detail(Protocol):
+    """What the compositor adds to a resized frame: `detail.WarpedDetail`."""
+
+    def rows(self, index: int, top: int, bottom: int) -> Tensor:
+        """Rows of the crop at the portrait's resolution, for frame `index`: (3, bottom - top, side)."""
+
+
+def superellipse_radius(size: int, device: torch.device | str = "cpu", rows: slice = slice(None)) -> Tensor:
+    """(rows, size): 0 in the crop's centre, 1 where a square with rounded corners touches the crop's border."""
     axis = ((torch.arange(size, device=device) + 0.5) * 2 / size - 1).abs() ** SUPERELLIPSE
-    return (axis[:, None] + axis[None, :]) ** (1 / SUPERELLIPSE)
+    return (axis[rows, None] + axis[None, :]) ** (1 / SUPERELLIPSE)
 
 
-@lru_cache(maxsize=4)
 def feather_mask(size: int, device: torch.device | str = "cpu") -> Tensor:
-    """(size, size) weights of the generated crop: 1 inside, falling smoothly to 0 at the crop's border. Read only."""
-    share = ((1 - superellipse_radius(size, device)) / (1 - FEATHER_START)).clamp(0, 1)
-    return share * share * (3 - 2 * share)
+    """float16 (size, size) weights of the generated crop: 1 inside, falling smoothly to 0 at the crop's border."""
+    mask = torch.empty(size, size, dtype=torch.float16, device=device)
+    for top, bottom in bands(0, size, size):
+        share = ((1 - superellipse_radius(size, device, slice(top, bottom))) / (1 - FEATHER_START)).clamp(0, 1)
+        mask[top:bottom] = share * share * (3 - 2 * share)
+    return mask
 
 
 @lru_cache(maxsize=4)
@@ -45,27 +91,28 @@ def colour_weights(size: int, device: torch.device | str = "cpu") -> tuple[Tenso
 class Compositor:
     """Pastes frames of one portrait; holds the masks, so that many small batches cost little.
 
-    Works a batch at a time: memory depends on the batch and the picture's size, not on the video's length.
-    Pixels outside the crop's rounded mask are the portrait's own, the same in every frame.
+    Pixels outside the crop's rounded mask are the portrait's own, the same in every frame, and are not touched: only
+    the crop is computed, in bands, so that memory depends neither on the video's length nor on the portrait's size.
     """
 
     def __init__(self, appearance, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
-        self.picture = torch.tensor(np.asarray(appearance.picture), device=self.device)  # (H, W, 3) uint8
+        self.picture = np.asarray(appearance.picture)  # uint8 (H, W, 3)
         self.x0, self.y0, self.side = (int(v) for v in appearance.crop_box)
         self.reference = torch.as_tensor(appearance.crop, dtype=torch.float32, device=self.device)  # (3, s, s)
         height, width = self.picture.shape[:2]
         # The part of the crop that lies inside the picture, in picture pixels.
         self.left, self.top = max(self.x0, 0), max(self.y0, 0)
         self.right, self.bottom = min(self.x0 + self.side, width), min(self.y0 + self.side, height)
-        rows = slice(self.top - self.y0, self.bottom - self.y0)
-        columns = slice(self.left - self.x0, self.right - self.x0)
-        self._inside = (..., rows, columns)
-        self.mask = feather_mask(self.side, self.device)[self._inside]  # (h, w)
-        background = self.picture[self.top : self.bottom, self.left : self.right]
-        self.background = background.permute(2, 0, 1).float() / 255  # (3, h, w)
-        self._lips = torch.tensor(np.asarray(appearance.landmarks), dtype=torch.float32)
-        self._ring, self._spread = colour_weights(self.reference.shape[-1], self.device)
+        self._columns = slice(self.left - self.x0, self.right - self.x0)
+        self.mask = feather_mask(self.side, self.device)
+        self.background = torch.tensor(
+            self.picture[self.top : self.bottom, self.left : self.right], device=self.device
+        )  # uint8 (h, w, 3)
+        size = self.reference.shape[-1]
+        self._resizer = RowResizer(size, self.side, "bicubic", self.device)
+        self._ring, self._spread = colour_weights(size, self.device)
+        self.grey = bool((self.reference.amax(0) - self.reference.amin(0)).max() < GREY_TOLERANCE)
 
     def match_colours(self, frames: Tensor) -> Tensor:
         """Shift frames (b, 3, s, s) smoothly so that they meet the portrait's colours in the border ring.
@@ -81,51 +128,64 @@ class Compositor:
         field = field.unflatten(2, (COLOUR_GRID, COLOUR_GRID))
         return frames + F.interpolate(field, size=frames.shape[-2:], mode="bilinear", align_corners=False)
 
-    def mouth_weight(self) -> Tensor:
-        """(h, w) weights 0..1 of the mouth, with a soft border, in the visible part of the crop."""
-        size = self.reference.shape[-1]
-        lips = self._lips[list(LIPS_OUTER), :2]
-        low, high = lips.min(0).values, lips.max(0).values
-        reach = (high - low) / 2 + 0.25 * inter_ocular_distance(self._lips)
-        centre = (low + high) / 2 / size * self.side
-        reach = reach / size * self.side
-        axis = torch.arange(self.side) + 0.5
-        x, y = (axis - centre[0]) / reach[0], (axis - centre[1]) / reach[1]
-        distance = (x[None, :] ** 2 + y[:, None] ** 2).sqrt()
-        return ((1.2 - distance) / 0.4).clamp(0, 1)[self._inside].to(self.device)
+    def blank(self, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The portrait `count` times, (count, H, W, 3): uint8, or floating point in 0..1."""
+        portrait = torch.tensor(self.picture, device=self.device)
+        if dtype == torch.uint8:
+            return portrait.repeat(count, 1, 1, 1) if count != 1 else portrait[None]
+        out = torch.empty(count, *portrait.shape, dtype=dtype, device=self.device)
+        self.fill(out)
+        return out
 
-    def paste(self, frames: Tensor, detail: Tensor | None = None) -> Tensor:
-        """Paste generated crops.
+    def fill(self, out: Tensor) -> None:
+        """Write the portrait into every frame of floating point `out` (b, H, W, 3), as 0..1."""
+        portrait = torch.tensor(self.picture)
+        for frame in out:
+            frame.copy_(portrait).div_(255)
+
+    def paste_into(self, out: Tensor, frames: Tensor, detail: Detail | None = None) -> None:
+        """Paste generated crops into pictures that show the portrait already; only pixels under the mask change.
+
+        A picture that was pasted into before may be used again: all that changed in it is overwritten.
 
         Args:
+            out: (b, H, W, 3), uint8 or floating point in 0..1, from `blank` or `fill`.
             frames: (b, s, s, 3) in 0..1, the generated crops; s is the appearance's size.
-            detail: (b, 3, side, side), high frequencies at the portrait's resolution, added outside the mouth.
-
-        Returns float32 (b, H, W, 3) in 0..1.
+            detail: high frequencies at the portrait's resolution, see `DetailLayer`.
         """
         frames = frames.to(self.device, torch.float32).permute(0, 3, 1, 2)
         if frames.shape[-1] != self.reference.shape[-1] or frames.shape[-1] != frames.shape[-2]:
             raise ValueError(f"frames are {tuple(frames.shape)}, expected a side of {self.reference.shape[-1]}")
-        frames = self.match_colours(frames)
-        keep = None if detail is None else 1 - self.mouth_weight()
-        height, width = self.picture.shape[:2]
-        out = torch.empty(len(frames), height, width, 3, device=self.device)
-        out[:] = self.picture.float() / 255
+        if self.grey:
+            frames = frames.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+        frames = self._resizer.widen(self.match_colours(frames))[..., self._columns]
         for index, frame in enumerate(frames):
-            crop = F.interpolate(
-                frame[None], size=(self.side, self.side), mode="bicubic", align_corners=False, antialias=True
-            )[0][self._inside]
-            if detail is not None:
-                crop = crop + keep * detail[index][self._inside].to(self.device)
-            crop = self.background + self.mask * (crop.clamp(0, 1) - self.background)
-            out[index, self.top : self.bottom, self.left : self.right] = crop.permute(1, 2, 0)
+            for top, bottom in bands(self.top - self.y0, self.bottom - self.y0, self.right - self.left):
+                crop = self._resizer.rows(frame, top, bottom)
+                if detail is not None:
+                    crop += detail.rows(index, top, bottom)[..., self._columns].to(self.device)
+                self._blend(out[index], crop, top, bottom)
+
+    def _blend(self, picture: Tensor, crop: Tensor, top: int, bottom: int) -> None:
+        """Blend rows top .. bottom of the crop (3, n, w) into one picture (H, W, 3)."""
+        first, last = top + self.y0, bottom + self.y0
+        background = self.background[first - self.top : last - self.top].permute(2, 0, 1).float().div_(255)
+        crop = crop.clamp_(0, 1).sub_(background).mul_(self.mask[top:bottom, self._columns].float()).add_(background)
+        if picture.dtype == torch.uint8:
+            crop = crop.mul_(255).round_()
+        picture[first:last, self.left : self.right].copy_(crop.permute(1, 2, 0))
+
+    def paste(self, frames: Tensor, detail: Detail | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Paste generated crops (b, s, s, 3) in 0..1 into copies of the portrait: (b, H, W, 3), see `paste_into`."""
+        out = self.blank(len(frames), dtype)
+        self.paste_into(out, frames, detail)
         return out
 
 
-def paste_back(appearance, frames: Tensor, detail: Tensor | None = None) -> Tensor:
+def paste_back(appearance, frames: Tensor, detail: Detail | None = None) -> Tensor:
     """Paste generated crops (b, s, s, 3) in 0..1 into their portrait: float32 (b, H, W, 3) in 0..1.
 
-    appearance: the `Appearance` that the frames were generated from. detail: see `Compositor.paste`; for many
+    appearance: the `Appearance` that the frames were generated from. detail: see `Compositor.paste_into`; for many
     batches of one portrait use a `Compositor`, which keeps its masks.
     """
     return Compositor(appearance, frames.device).paste(frames, detail)
