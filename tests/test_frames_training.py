@@ -1,0 +1,124 @@
+"""Training of stage 2 on a few prepared frames: pairs, latents, the warp's correction, the frame network."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from fd2talk_core.face.model import FaceModel
+from fd2talk_core.frames.autoencoder import Autoencoder, AutoencoderConfig
+from fd2talk_core.frames.model import FrameModel
+from fd2talk_core.prepare.run import _write_video
+from fd2talk_core.training import frames as frames_task
+from fd2talk_core.training.critic import Adversary
+from fd2talk_core.training.data import is_held_back
+from fd2talk_core.training.frames_data import LATENT_FIELDS, PAIR_FIELDS, build_latents, build_pairs, colour_change
+from fd2talk_core.training.loop import TrainSettings, train
+from fd2talk_core.training.warp import load_refiner
+from fd2talk_core.training.warp import make_task as warp_task
+
+FRAMES, SIZE = 10, 96
+
+
+@pytest.fixture(scope="module")
+def face():
+    return FaceModel.load()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, face):
+    """Two prepared clips, one of them held back: coloured noise with the landmarks of a talking, nodding face."""
+    folder = tmp_path_factory.mktemp("prepared")
+    rng = np.random.default_rng(0)
+    names = {held: next(f"clip{i}" for i in range(99) if is_held_back(f"clip{i}") == held) for held in (False, True)}
+    rows = []
+    for name in names.values():
+        picture = (rng.random((SIZE // 8, SIZE // 8, 3)) * 255).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+        _write_video(folder / f"{name}.mp4", [picture] * FRAMES, SIZE)
+        course = torch.linspace(0, 1, FRAMES)
+        beta = face.controls["jaw_open"] * (course[:, None] - 0.3)  # shut at first
+        pose = torch.zeros(FRAMES, 6)
+        pose[:, 0], pose[:, 5] = 0.1 * course, -1.3
+        landmarks = face.landmarks(torch.zeros(FRAMES, 80), beta, pose, 1.0).numpy().astype(np.float32)
+        blendshapes, valid = np.zeros((FRAMES, 52), np.float32), np.ones(FRAMES, bool)
+        save_file({"landmarks": landmarks, "blendshapes": blendshapes, "valid": valid}, folder / f"{name}.safetensors")
+        rows.append({"clip": name, "still": False, "size": SIZE, "frames": FRAMES, "identity": name})
+    with open(folder / "manifest.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "autoencoder.safetensors"
+    torch.manual_seed(0)
+    Autoencoder(AutoencoderConfig((16, 16), (1, 1), (16, 16), (1, 1))).save(path, {})
+    return path
+
+
+def test_pairs_and_their_latents_are_made_once(data, face, autoencoder, tmp_path):
+    pairs = build_pairs([data], tmp_path, False, 8, face, 2)
+    assert set(pairs) == set(PAIR_FIELDS)
+    assert pairs["pixels"].dtype == np.uint8 and pairs["pixels"].shape[1:] == (3, 256, 256)
+    assert np.abs(pairs["flow"]).max() > 0.01  # the jaw moves
+    latents = build_latents(pairs, tmp_path, face, Autoencoder.load(autoencoder), None)
+    assert set(latents) == set(LATENT_FIELDS)
+    assert latents["warped"].shape == (len(pairs["pose"]), 16, 32, 32)
+    assert not np.array_equal(latents["warped"], latents["bare"])  # opening mouths are painted
+    written = (tmp_path / "flow.npy").stat().st_mtime_ns
+    build_pairs([data], tmp_path, False, 8, face, 2)
+    assert (tmp_path / "flow.npy").stat().st_mtime_ns == written
+
+
+def test_reference_and_target_change_colour_alike():
+    change = colour_change(np.random.default_rng(3))
+    picture = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(change(picture.expand(2, -1, -1, -1))[1], change(picture)[0])
+    assert not torch.equal(change(picture), picture)
+
+
+def test_warp_learns_a_shift_that_landmarks_do_not_tell(data, tmp_path):
+    """Targets moved by two pixels against their landmarks: the correction has to find out."""
+    task = warp_task([data], tmp_path, batch_size=4, pairs=8)
+    for source in (task.data, task.held):
+        source["pixels"] = np.roll(source["pixels"], 2, axis=3)
+    before = task.validate(task.model)[1]["all"]
+    settings = TrainSettings(steps=40, minutes=5, lr=4e-3, warmup=5, ema=0.9, log_steps=1000)
+    train(task, settings, tmp_path / "run")
+    refiner = load_refiner(tmp_path / "run" / "warp.safetensors", task.face.exp_std)
+    assert before == pytest.approx(1.0)
+    assert task.validate(refiner)[1]["all"] < 0.85
+
+
+@pytest.mark.parametrize("options", [{}, {"joint_attention": 1}, {"geometry": 0}, {"large": 1.0}])
+def test_frame_network_trains_and_its_file_loads(data, autoencoder, tmp_path, options, monkeypatch):
+    small = {"widths": (16, 16, 24), "heads": 2, "token_width": 16, "embed_width": 16, "motion_radius": 2,
+             "appearance_width": 16}  # fmt: skip
+    config = frames_task.UNetConfig
+    monkeypatch.setattr(frames_task, "UNetConfig", lambda **changes: config(**(small | changes)))
+    task = frames_task.make_task(
+        [data], tmp_path / "latents", tmp_path / "pairs", autoencoder=autoencoder, batch_size=2, pairs=8,
+        adversary_weight=0.01, **options,
+    )  # fmt: skip
+    settings = TrainSettings(steps=3, minutes=5, warmup=1, log_steps=1)
+    train(task, settings, tmp_path / "run")
+    model = FrameModel.load(tmp_path / "run" / "frames.safetensors", autoencoder)
+    assert model.config == task.model.config
+    moved = [p for p in task.model.unet.parameters() if p.ndim > 1 and p.any()]
+    assert len(moved) > 10
+    score, numbers = task.validate(model)
+    assert np.isfinite(score) and numbers["mouth_ratio"] > 0
+
+
+def test_the_critic_learns_to_tell_blur_from_the_real_thing():
+    torch.manual_seed(0)
+    adversary = Adversary(torch.device("cpu"), lr=2e-3)
+    for _ in range(60):
+        real = torch.rand(4, 3, 32, 32)
+        blurred = torch.nn.functional.avg_pool2d(real, 5, 1, 2)
+        _, loss = adversary(blurred, real, blurred)
+    assert loss < 1.5  # 2 = cannot tell
