@@ -107,6 +107,7 @@ def talk(
     motion: Annotated[Path | None, typer.Option(help="Use this motion clip instead of generating one.")] = None,
     save_motion: Annotated[Path | None, typer.Option(help="Also keep the motion, to edit or reuse it.")] = None,
     paste: Annotated[bool, typer.Option(help="Put the face back into the whole picture, or keep the crop.")] = True,
+    torso: Annotated[str, typer.Option(help="Below the chin: follow the head a little, or stay still.")] = "follow",
     contact_sheet: Annotated[Path | None, typer.Option(help="Also save some frames on one JPEG.")] = None,
 ) -> None:
     """Make a video of the portrait saying the audio.
@@ -153,6 +154,7 @@ def talk(
             motion=motion,
             save_motion=save_motion,
             paste=paste,
+            torso=torso,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             on_stage=lambda name: bar.update(task, description=name),
         )

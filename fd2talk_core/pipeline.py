@@ -23,6 +23,7 @@ from .face.tracker import FaceTracker
 from .frames.appearance import encode_portrait
 from .frames.composite import Compositor
 from .frames.detail import DetailLayer
+from .frames.limits import soft_limit, torso_share
 from .frames.model import FrameModel
 from .frames.sampling import sample_frames
 from .motion.clip import MotionClip
@@ -88,6 +89,7 @@ def talk(
     motion: str | Path | MotionClip | None = None,
     save_motion: str | Path | None = None,
     paste: bool = True,
+    torso: str = "follow",
     progress: Callable[[int, int], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> TalkReport:
@@ -108,6 +110,7 @@ def talk(
         motion: a motion clip to use instead of one generated from the audio; cut or held to the audio's length.
         save_motion: where to write the motion that was used.
         paste: put the face back into the whole picture; False gives the face crop alone.
+        torso: "follow" the head a little below the chin, as necks do, or "stay" where it is.
         progress: called with (frames done, frames in total); may raise to cancel.
         on_stage: called with the name of each stage as it begins.
 
@@ -115,6 +118,7 @@ def talk(
     """
     out = _checked_target(out)
     _check_settings(seed, steps, motion_steps, size)
+    torso_motion = torso_share(torso)
     rate_of_video = exact_rate(fps)
     fps = float(rate_of_video)
     report = TalkReport(out, fps=fps)
@@ -166,10 +170,12 @@ def talk(
         clip = _fitted(clip, fps, report.frames, report.notes)
         if save_motion:
             report.notes.append(f"The motion is saved in {clip.save(save_motion)}.")
+        clip, limited = soft_limit(clip, face_model, appearance)
+        report.notes += [limited] if limited else []
     compositor = Compositor(appearance) if paste else None
-    detail = DetailLayer(face_model, appearance) if paste else None
+    detail = DetailLayer(face_model, appearance, torso_motion) if paste else None
     height, width = picture.shape[:2] if paste else (size, size)
-    key = _fingerprint(picture, clip, seed, steps, size, paste, device)
+    key = _fingerprint(picture, clip, seed, steps, size, paste, torso, device)
     with SegmentedWriter(out, rate_of_video, (width, height), key) as writer:
         report.resumed = made = writer.frames_done
         if report.resumed:
@@ -184,13 +190,14 @@ def talk(
                 seed=seed,
                 progress=progress,
                 start=report.resumed,
+                torso=torso_motion,
             ):
-                for frame in frames:
-                    if compositor is None:
-                        writer.write(frame[None])
-                    else:  # one by one, because a portrait may have many megapixels
-                        writer.write(compositor.paste(frame[None], detail(clip, made, 1)))
-                    made += 1
+                if compositor is None:
+                    writer.write(frames)
+                else:  # one by one, because a portrait may have many megapixels
+                    for picture in compositor.stream(frames, detail(clip, made, len(frames))):
+                        writer.write(picture)
+                made += len(frames)
         with stage("join"):
             writer.finish(samples, rate)
     report.peak_memory_mb = peak_memory_mb()

@@ -128,16 +128,12 @@ def test_a_picture_is_used_again_from_frame_to_frame(box):
     appearance = make_appearance(box=box)
     frames = torch.rand(3, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(2))
     compositor = Compositor(appearance)
-    canvas = compositor.blank(1, torch.uint8)
-    assert np.array_equal(canvas[0].numpy(), appearance.picture)
     apart = compositor.paste(frames)
     x0, y0, side = box
-    outside = np.ones((150, 180), bool)
     inside = np.zeros((150 + 400, 180 + 400), bool)
     inside[200 + y0 : 200 + y0 + side, 200 + x0 : 200 + x0 + side] = feather_mask(side).numpy() > 0
-    outside &= ~inside[200:350, 200:380]
-    for index in range(3):
-        compositor.paste_into(canvas, frames[index : index + 1])
+    outside = ~inside[200:350, 200:380]
+    for index, canvas in enumerate(compositor.stream(frames)):
         assert np.array_equal(canvas[0].numpy()[outside], appearance.picture[outside]), "bit-identical outside"
         assert (canvas[0].float() / 255 - apart[index]).abs().max() <= 0.5 / 255 + 1e-6
     assert np.array_equal(appearance.picture, picture_of(150, 180)), "the portrait itself stays as it is"

@@ -112,6 +112,7 @@ class Compositor:
         size = self.reference.shape[-1]
         self._resizer = RowResizer(size, self.side, "bicubic", self.device)
         self._ring, self._spread = colour_weights(size, self.device)
+        self._canvas: Tensor | None = None
         self.grey = bool((self.reference.amax(0) - self.reference.amin(0)).max() < GREY_TOLERANCE)
 
     def match_colours(self, frames: Tensor) -> Tensor:
@@ -153,18 +154,32 @@ class Compositor:
             frames: (b, s, s, 3) in 0..1, the generated crops; s is the appearance's size.
             detail: high frequencies at the portrait's resolution, see `DetailLayer`.
         """
+        for index, frame in enumerate(self._widened(frames)):
+            self._paste_one(out[index], frame, detail, index)
+
+    def stream(self, frames: Tensor, detail: Detail | None = None) -> Iterator[Tensor]:
+        """Pasted frames one by one, uint8 (1, H, W, 3), for an encoder: every one is written over the one before."""
+        if self._canvas is None:
+            self._canvas = self.blank(1, torch.uint8)
+        for index, frame in enumerate(self._widened(frames)):
+            self._paste_one(self._canvas[0], frame, detail, index)
+            yield self._canvas
+
+    def _widened(self, frames: Tensor) -> Tensor:
+        """Crops (b, s, s, 3), their colours matched, as wide as they will be: (b, 3, s, w)."""
         frames = frames.to(self.device, torch.float32).permute(0, 3, 1, 2)
         if frames.shape[-1] != self.reference.shape[-1] or frames.shape[-1] != frames.shape[-2]:
             raise ValueError(f"frames are {tuple(frames.shape)}, expected a side of {self.reference.shape[-1]}")
         if self.grey:
             frames = frames.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-        frames = self._resizer.widen(self.match_colours(frames))[..., self._columns]
-        for index, frame in enumerate(frames):
-            for top, bottom in bands(self.top - self.y0, self.bottom - self.y0, self.right - self.left):
-                crop = self._resizer.rows(frame, top, bottom)
-                if detail is not None:
-                    crop += detail.rows(index, top, bottom)[..., self._columns].to(self.device)
-                self._blend(out[index], crop, top, bottom)
+        return self._resizer.widen(self.match_colours(frames))[..., self._columns]
+
+    def _paste_one(self, picture: Tensor, frame: Tensor, detail: Detail | None, index: int) -> None:
+        for top, bottom in bands(self.top - self.y0, self.bottom - self.y0, self.right - self.left):
+            crop = self._resizer.rows(frame, top, bottom)
+            if detail is not None:
+                crop += detail.rows(index, top, bottom)[..., self._columns].to(self.device)
+            self._blend(picture, crop, top, bottom)
 
     def _blend(self, picture: Tensor, crop: Tensor, top: int, bottom: int) -> None:
         """Blend rows top .. bottom of the crop (3, n, w) into one picture (H, W, 3)."""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..face.model import FaceModel
 from ..motion.clip import MotionClip
 from ..motion.schedule import KNEE
@@ -27,8 +28,17 @@ CROP_MARGIN = 0.02
 SHIFT_ROOM, SCALE_ROOM = (0.15, 1.5), (0.1, 0.4)
 # Share of a limit by which motion is shortened before the user is told: less is not seen.
 TOLD_FROM = 0.05
+# How much of its usual motion the torso takes, see `dense_flow`.
+TORSO = {"follow": 1.0, "stay": 0.0}
 REGION_NAMES = {"gaze": "gaze", "eyelids": "eyelids", "brows": "brows", "mouth": "mouth", "rest": "cheeks"}
 POSE_NAMES = ("nod", "head turn", "head tilt", "head position", "head position", "head size")
+
+
+def torso_share(torso: str) -> float:
+    """Share of its usual motion that the torso takes. Raises UserError for anything but "follow" and "stay"."""
+    if torso not in TORSO:
+        raise UserError(f"There is no torso mode called '{torso}'. Choose one of: {', '.join(TORSO)}.")
+    return TORSO[torso]
 
 
 def pose_room(appearance: Appearance) -> tuple[Tensor, Tensor]:
