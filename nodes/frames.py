@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import comfy.model_management as mm
 import torch
 from comfy_api.latest import io
@@ -18,11 +21,42 @@ from .common import (
     progress_bar,
     rgb,
     seed_input,
+    tell,
 )
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+    from ..fd2talk_core.frames.vae import VaeCoder
 
 # Activations take 240 bytes per pixel of one frame (measured, fp32, 256 and 512); twice that leaves room for cuDNN.
 BYTES_PER_PIXEL = 500
 PASTE_BATCH = 8
+TORSO = ("follow", "stay")
+
+
+@dataclass
+class SharingCoder:
+    """A VAE beside our network: each of its calls may push the network off a small graphics card; this fetches it."""
+
+    coder: VaeCoder
+    patcher: ModelPatcher
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        latents = self.coder.encode(pictures)
+        loaded(self.patcher)
+        return latents
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        pictures = self.coder.decode(latents)
+        loaded(self.patcher)
+        return pictures
+
+
+def torso_input(tooltip: str) -> io.Combo.Input:
+    return io.Combo.Input(
+        "torso", options=list(TORSO), default=TORSO[0], optional=True, tooltip=tooltip, advanced=True
+    )
 
 
 def frame_store(count: int, height: int, width: int) -> torch.Tensor:
@@ -57,7 +91,8 @@ class SampleFrames(io.ComfyNode):
                     default=2,
                     min=1,
                     max=50,
-                    tooltip="Diffusion steps per frame. Time grows with it; 1 to 4 is the useful range.",
+                    tooltip="Diffusion steps per frame, to which time is proportional: 1 is fast, 2 usual, 4 careful; "
+                    "20 and more are a reference.",
                 ),
                 io.Float.Input(
                     "motion_guidance",
@@ -87,11 +122,22 @@ class SampleFrames(io.ComfyNode):
                     tooltip="Frames made at once. It is halved by itself when the graphics memory is not enough.",
                     advanced=True,
                 ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Optional: FLUX.1's VAE (ae.safetensors, from Load VAE) in the place of the small one that "
+                    "comes with FD2Talk. Sharper and much slower. Other VAEs are refused.",
+                ),
+                torso_input(
+                    "Below the chin: follow takes a part of the head's motion, as necks and shoulders do; stay "
+                    "keeps the torso still. Choose the same in Paste Face Back."
+                ),
             ],
             outputs=[
                 io.Image.Output("frames", tooltip="Face crops, one per frame of the motion. For Paste Face Back."),
                 io.Float.Output("fps", tooltip="The motion's frames per second. For Combine Frames and Audio."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -106,12 +152,23 @@ class SampleFrames(io.ComfyNode):
         motion_guidance: float,
         appearance_guidance: float,
         batch_size: int,
+        vae=None,
+        torso: str = TORSO[0],
     ) -> io.NodeOutput:
+        from ..fd2talk_core.frames.limits import soft_limit, torso_share
         from ..fd2talk_core.frames.sampling import sample_frames
+        from ..fd2talk_core.frames.vae import checked_coder
 
         motion.check(frame_model.face_model.hash)
+        motion, note = soft_limit(motion, frame_model.face_model, appearance)
+        if note:
+            tell(cls.hidden.unique_id, note)
         total, size = len(motion), appearance.size
         batch = min(batch_size, total)
+        coder = None
+        if vae is not None:
+            checked = checked_coder(vae, loaded(frame_model.patcher).autoencoder, appearance.crop)
+            coder = SharingCoder(checked, frame_model.patcher)
         network = loaded(frame_model.patcher, batch * size * size * BYTES_PER_PIXEL)
         result = frame_store(total, size, size)
         progress = progress_bar()
@@ -134,6 +191,8 @@ class SampleFrames(io.ComfyNode):
                         batch_size=batch,
                         start=done,
                         dtype=frame_model.dtype,
+                        coder=coder,
+                        torso=torso_share(torso),
                     ):
                         result[done : done + len(frames)] = frames.to(result.device, result.dtype)
                         done += len(frames)
@@ -168,16 +227,18 @@ class PasteBack(io.ComfyNode):
                     tooltip="Optional: the motion that the frames were made with. Then the fine detail of a large "
                     "portrait moves with the face, and the result is as sharp as the picture.",
                 ),
+                torso_input("The same as in Sample Talking Frames. It matters when the motion is connected."),
             ],
             outputs=[io.Image.Output("images", tooltip="The whole portrait, once per frame.")],
         )
 
     @classmethod
     @explained
-    def execute(cls, frames, appearance, motion=None) -> io.NodeOutput:
+    def execute(cls, frames, appearance, motion=None, torso: str = TORSO[0]) -> io.NodeOutput:
         from ..fd2talk_core.face.model import FaceModel
         from ..fd2talk_core.frames.composite import Compositor
         from ..fd2talk_core.frames.detail import DetailLayer
+        from ..fd2talk_core.frames.limits import soft_limit, torso_share
 
         frames = rgb(frames, "frame input")
         if tuple(frames.shape[1:3]) != (appearance.size, appearance.size):
@@ -195,15 +256,16 @@ class PasteBack(io.ComfyNode):
         if motion is not None:
             face_model = FaceModel.load()
             motion.check(face_model.hash)
-            detail = DetailLayer(face_model, appearance)
+            motion, _ = soft_limit(motion, face_model, appearance)  # as it was drawn; Sample Talking Frames told of it
+            detail = DetailLayer(face_model, appearance, torso_share(torso))
         height, width = appearance.picture.shape[:2]
         result = frame_store(len(frames), height, width)
         compositor = Compositor(appearance, frames.device)
         progress = progress_bar()
         for start in range(0, len(frames), PASTE_BATCH):
             progress(start, len(frames))
-            part = frames[start : start + PASTE_BATCH].float()
-            fine = detail(motion, start, len(part)) if detail else None
-            result[start : start + len(part)] = compositor.paste(part, fine).to(result.device, result.dtype)
+            part, out = (images[start : start + PASTE_BATCH] for images in (frames, result))
+            compositor.fill(out)
+            compositor.paste_into(out, part, detail(motion, start, len(part)) if detail else None)
         progress(len(frames), len(frames))
         return io.NodeOutput(result)
