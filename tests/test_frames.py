@@ -79,7 +79,7 @@ def test_unet_keeps_the_latent_shape_at_both_sizes(temporal):
     for cells in (8, 16):
         tokens = [torch.randn(1, (cells // 2) ** 2, 16), torch.randn(1, (cells // 4) ** 2, 32)]
         latent, guide = torch.randn(4, 16, cells, cells), torch.randn(4, 8, cells, cells)
-        out = unet(latent, torch.rand(4), latent, guide, torch.randn(4, 5, 16), tokens, frames=4)
+        out = unet(latent, torch.rand(4), latent, guide, torch.randn(4, 5, 16), unet.remember(tokens), frames=4)
         assert out.shape == latent.shape
         assert out.abs().max() == 0  # untrained, it trusts the warp
 

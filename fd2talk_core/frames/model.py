@@ -75,4 +75,4 @@ class FrameModel(nn.Module):
             torch.where(drop_appearance[:, None, None], null.to(grid), grid)
             for grid, null in zip(self.appearance_encoder(reference), self.appearance_encoder.null, strict=True)
         ]
-        return self.unet(x, level, warped, guide, tokens, appearance)
+        return self.unet(x, level, warped, guide, tokens, self.unet.remember(appearance))

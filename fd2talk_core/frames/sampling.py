@@ -118,7 +118,9 @@ class FrameSampler:
             latent = encode_pictures(self.coder, self.crop[None], dtype).cpu()
             reference = make_reference(face_model, latent, appearance.alpha, appearance.beta, appearance.pose)
             with autocast(self.device, dtype):
-                self.appearance_tokens = model.appearance_encoder(reference.to(self.device))
+                tokens = model.appearance_encoder(reference.to(self.device))
+                self.look = model.unet.remember(tokens)
+                self.no_look = model.unet.remember(list(model.appearance_encoder.null))
 
     def motion(self, motion: MotionClip, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What `MotionEncoder` takes, of the frames `indices` of a clip."""
@@ -166,14 +168,12 @@ class FrameSampler:
         with autocast(self.device, self.dtype):
             tokens = model.motion_encoder(*(part.to(self.device) for part in parts))
             null_tokens = model.motion_encoder.null.expand_as(tokens)
-            null_appearance = [null.expand_as(grid) for null, grid in zip(
-                model.appearance_encoder.null, self.appearance_tokens, strict=True)]  # fmt: skip
 
             def predict(x: torch.Tensor, level: torch.Tensor, motion_on: bool, appearance_on: bool) -> torch.Tensor:
                 return model.unet(
                     x.contiguous(memory_format=torch.channels_last), level, warped, guide,
                     tokens if motion_on else null_tokens,
-                    self.appearance_tokens if appearance_on else null_appearance, count,
+                    self.look if appearance_on else self.no_look, count,
                 ).float()  # fmt: skip
 
             scheduler = make_scheduler(steps, self.device)

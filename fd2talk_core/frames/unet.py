@@ -81,9 +81,14 @@ class CrossAttention(nn.Module):
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, d)
 
-    def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        q = self._split(self.to_q(self.norm(x)))
+    def remember(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of tokens (N, L, token_width), (N, heads, L, d) each; may be kept over steps and frames."""
         k, v = (self._split(part) for part in self.to_kv(self.token_norm(tokens)).chunk(2, -1))
+        return k, v
+
+    def forward(self, x: torch.Tensor, memory: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        q = self._split(self.to_q(self.norm(x)))
+        k, v = (part.expand(len(x), -1, -1, -1) for part in memory)
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(h.transpose(1, 2).flatten(2))
 
@@ -98,7 +103,7 @@ class TemporalAttention(nn.Module):
     def forward(self, x: torch.Tensor, frames: int) -> torch.Tensor:
         count, places, width = x.shape  # (B * F, L, C)
         x = x.reshape(count // frames, frames, places, width).transpose(1, 2).flatten(0, 1)  # (B * L, F, C)
-        x = self.attention(x, x)
+        x = self.attention(x, self.attention.remember(x))
         return x.reshape(count // frames, places, frames, width).transpose(1, 2).reshape(count, places, width)
 
 
@@ -112,13 +117,18 @@ class ConditionBlock(nn.Module):
         self.appearance = None if self.joint else CrossAttention(width, appearance_width, config.heads)
         self.temporal = TemporalAttention(width, config.heads) if config.temporal else None
 
-    def forward(self, x: torch.Tensor, motion: torch.Tensor, appearance: torch.Tensor, frames: int) -> torch.Tensor:
+    def remember(self, appearance: torch.Tensor):
+        """What this block needs of appearance tokens, in the form in which it can be kept."""
+        return self.joint(appearance) if self.joint is not None else self.appearance.remember(appearance)
+
+    def forward(self, x: torch.Tensor, motion: torch.Tensor, appearance, frames: int) -> torch.Tensor:
         height, width = x.shape[2:]
         h = x.flatten(2).transpose(1, 2)  # (N, H*W, C)
         if self.joint is not None:
-            h = self.motion(h, torch.cat([motion, self.joint(appearance)], 1))
+            tokens = torch.cat([motion, appearance.expand(len(motion), -1, -1)], 1)
+            h = self.motion(h, self.motion.remember(tokens))
         else:
-            h = self.appearance(self.motion(h, motion), appearance)
+            h = self.appearance(self.motion(h, self.motion.remember(motion)), appearance)
         if self.temporal is not None:
             h = self.temporal(h, frames)
         return h.transpose(1, 2).unflatten(2, (height, width))
@@ -154,6 +164,12 @@ class FrameUNet(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    def remember(self, appearance: list[torch.Tensor]) -> list[tuple]:
+        """Appearance tokens, per attended resolution (N or 1, L, width), as what the attention layers keep of them."""
+        layers = zip(self.down_condition, self.up_condition, strict=True)
+        pairs = [(down, up) for down, up in layers if down is not None]
+        return [(d.remember(tokens), u.remember(tokens)) for (d, u), tokens in zip(pairs, appearance, strict=True)]
+
     def forward(
         self,
         x: torch.Tensor,  # (N, 16, h, w) noisy residual
@@ -161,19 +177,18 @@ class FrameUNet(nn.Module):
         warped: torch.Tensor,  # (N, 16, h, w) encoded warp
         guide: torch.Tensor,  # (N, 8, h, w)
         motion: torch.Tensor,  # (N, T, token_width)
-        appearance: list[torch.Tensor],  # per attended resolution (N or 1, L, width)
+        appearance: list[tuple],  # from `remember`, for N portraits or for one
         frames: int = 1,
     ) -> torch.Tensor:
         centre = motion[:, motion.shape[1] // 2]
         embedding = F.silu(self.embed_level(timestep_embedding(level, 128).to(x)) + self.embed_motion(centre))
-        appearance = [tokens.expand(len(x), -1, -1) for tokens in appearance]
         h = self.stem(torch.cat([x, warped, guide], 1))
         skips = []
         for index, blocks in enumerate(self.down):
             for block in blocks:
                 h = block(h, embedding)
             if index:
-                h = self.down_condition[index](h, motion, appearance[index - 1], frames)
+                h = self.down_condition[index](h, motion, appearance[index - 1][0], frames)
             skips.append(h)
             if index < len(self.shrink):
                 h = self.shrink[index](h)
@@ -184,5 +199,5 @@ class FrameUNet(nn.Module):
             for block in self.up[index]:
                 h = block(h, embedding)
             if index:
-                h = self.up_condition[index](h, motion, appearance[index - 1], frames)
+                h = self.up_condition[index](h, motion, appearance[index - 1][1], frames)
         return self.out(F.silu(self.norm(h)))
