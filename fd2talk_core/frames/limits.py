@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..face.model import FaceModel
+from ..face.landmarks import FACE_OVAL
+from ..face.model import FaceModel, rotation_matrix
 from ..motion.clip import MotionClip
 from ..motion.schedule import KNEE
 from ..motion.schedule import soft_limit as soft_size
@@ -18,13 +19,16 @@ from .appearance import Appearance
 # frames that the networks were trained on stay below the knee, 0.7 of it. Unlike the length, the 4-norm minds one
 # coefficient that goes far (a jaw open four times) more than many that go together (a laugh).
 EXPRESSION_LIMITS = {"gaze": 8.8, "eyelids": 8.2, "brows": 7.5, "mouth": 10.4, "rest": 7.9}
+# How far the jaw opens, in full `jaw_open`s: the widest mouths of training (99.9 %) are 1.2 of them, 0.7 of this.
+JAW_LIMIT = 1.7
 # Pitch, yaw, roll relative to the camera, in radians; and how far a head may turn in any case from where it is in the
 # portrait, which may show it in profile.
 TURN_LIMITS = (math.radians(30), math.radians(35), math.radians(40))
 LEAST_TURN = math.radians(8)
 # The face stays this share of the crop's side away from the crop's border ...
 CROP_MARGIN = 0.02
-# ... but may move so far in any case and at most, in inter-ocular distances; the same for the log of its scale.
+# ... but its place may change so much in any case, and at most so much, in inter-ocular distances; and the log of its
+# size.
 SHIFT_ROOM, SCALE_ROOM = (0.15, 1.5), (0.1, 0.4)
 # Share of a limit by which motion is shortened before the user is told: less is not seen.
 TOLD_FROM = 0.05
@@ -41,45 +45,71 @@ def torso_share(torso: str) -> float:
     return TORSO[torso]
 
 
-def pose_room(appearance: Appearance) -> tuple[Tensor, Tensor]:
-    """How far each pose coefficient may go below and above the portrait's own: (6,) and (6,), all positive."""
-    own = appearance.pose.double()
-    turn = torch.tensor(TURN_LIMITS, dtype=torch.float64)
+def turn_room(appearance: Appearance) -> tuple[Tensor, Tensor]:
+    """How far pitch, yaw and roll may go below and above the portrait's own, in radians: (3,) and (3,), positive."""
+    own, most = appearance.pose[:3].double(), torch.tensor(TURN_LIMITS, dtype=torch.float64)
     # Never more than the limit itself: a face seen from one side does not show its other side.
-    below, above = (torch.minimum((turn + sign * own[:3]).clamp(min=LEAST_TURN), turn) for sign in (1, -1))
-    points = appearance.landmarks[:, :2].double() / appearance.size
-    low, high = points.min(0).values, points.max(0).values
-    scale = own[5].exp()
-    left, right = ((room - CROP_MARGIN).div(scale).clamp(*SHIFT_ROOM) for room in (low, 1 - high))
-    reach = torch.cat([(low - 0.5).abs(), (high - 0.5).abs()]).max().clamp(min=1e-3)
-    grow = ((0.5 - CROP_MARGIN) / reach).log().clamp(*SCALE_ROOM)[None]
-    return torch.cat([below, left, torch.full_like(grow, SCALE_ROOM[1])]), torch.cat([above, right, grow])
+    below, above = (torch.minimum((most + sign * own).clamp(min=LEAST_TURN), most) for sign in (1, -1))
+    return below, above
+
+
+def _held(values: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (T, n) softly limited to length 1 of the 4-norm in units of `room` (T, n), and what was lost (T,)."""
+    size = (values / room).norm(p=4, dim=1)
+    allowed = soft_size(size, 1.0)
+    shorter = torch.where(size > KNEE, allowed / size.clamp(min=1e-9), 1.0)
+    return values * shorter[:, None], size - allowed
 
 
 def limit_expression(expression: Tensor, face_model: FaceModel) -> tuple[Tensor, Tensor]:
-    """Expression (T, 64) in which every region keeps its direction and its size is softly limited.
+    """Expression (T, 64) in which the jaw's opening, then every region's size, is softly limited.
 
     Also returns by how much each region was shortened, in shares of its limit (T, 5).
     """
-    limited, shortened = expression.clone(), []
+    limited, std = expression.clone(), face_model.exp_std.double()
+    values = expression.double() / std
+    jaw = face_model.controls["jaw_open"].double() / std
+    opening = (values @ jaw) / (jaw @ jaw)
+    beyond = opening > KNEE * JAW_LIMIT
+    excess = torch.where(beyond, opening - soft_size(opening.clamp(min=0), JAW_LIMIT), 0.0)
+    values = values - excess[:, None] * jaw
+    shortened = []
     for name, part in face_model.slices.items():
-        values, limit = expression[:, part].double(), EXPRESSION_LIMITS[name]
-        size = (values / face_model.exp_std[part].double()).norm(p=4, dim=1)
-        allowed = soft_size(size, limit)
-        beyond = size > KNEE * limit
-        limited[beyond, part] = (values * (allowed / size.clamp(min=1e-9))[:, None])[beyond].float()
-        shortened.append((size - allowed) / limit)
+        limit = torch.full((1, part.stop - part.start), EXPRESSION_LIMITS[name], dtype=torch.float64)
+        held, lost = _held(values[:, part], limit)
+        changed = (lost > 0) | (beyond if name == "mouth" else False)
+        limited[changed, part] = (held * std[part])[changed].float()
+        shortened.append(lost + excess / JAW_LIMIT if name == "mouth" else lost)
     return limited, torch.stack(shortened, 1)
 
 
-def limit_pose(offset: Tensor, appearance: Appearance) -> tuple[Tensor, Tensor]:
-    """Pose offsets (T, 6) softly limited coefficient by coefficient, and by how much, in shares of the room (T, 6)."""
-    below, above = pose_room(appearance)
-    values = offset.double()
-    room = torch.where(values < 0, below, above)
-    allowed = soft_size(values.abs(), room)
-    beyond = values.abs() > KNEE * room
-    return torch.where(beyond, values.sign() * allowed, values).float(), (values.abs() - allowed) / room
+def limit_pose(offset: Tensor, face_model: FaceModel, appearance: Appearance) -> tuple[Tensor, Tensor]:
+    """Pose offsets (T, 6) with softly limited turn, size and place, in this order, each given those before it.
+
+    Also returns by how much turn (3 times), place (2) and size were shortened, in shares of the room (T, 6).
+    """
+    own, values = appearance.pose.double(), offset.double().clone()
+    below, above = turn_room(appearance)
+    shortened = torch.zeros_like(values)
+    turn, lost = _held(values[:, :3], torch.where(values[:, :3] < 0, below, above))
+    # Which of the three is to blame: those that go far.
+    far = values[:, :3].abs() > 0.5 * torch.where(values[:, :3] < 0, below, above)
+    shortened[:, :3], values[:, :3] = lost[:, None] * far, turn
+    shape = face_model.vertices(appearance.alpha, torch.zeros_like(appearance.beta)).double()[list(FACE_OVAL)]
+    turned = shape @ rotation_matrix(own[:3] + values[:, :3]).transpose(1, 2)  # (T, 36, 3)
+    points = turned[..., :2] + own[3:5]  # inter-ocular distances from the crop's centre
+    low, high = points.amin(1), points.amax(1)
+    reach = 0.5 - CROP_MARGIN
+    grow = (reach / torch.cat([low.abs(), high.abs()], 1).amax(1).clamp(min=1e-3)).log() - own[5]
+    room = torch.where(values[:, 5] < 0, SCALE_ROOM[1], grow.clamp(*SCALE_ROOM))
+    size, shortened[:, 5] = _held(values[:, 5:], room[:, None])
+    values[:, 5:] = size
+    reach = reach / (own[5] + size).exp()  # (T, 1)
+    room = torch.where(values[:, 3:5] < 0, low + reach, reach - high).clamp(*SHIFT_ROOM)
+    for index in (3, 4):
+        held, shortened[:, index] = _held(values[:, index : index + 1], room[:, index - 3 : index - 2])
+        values[:, index : index + 1] = held
+    return values.float(), shortened
 
 
 def soft_limit(motion: MotionClip, face_model: FaceModel, appearance: Appearance) -> tuple[MotionClip, str | None]:
@@ -89,7 +119,7 @@ def soft_limit(motion: MotionClip, face_model: FaceModel, appearance: Appearance
     and never pass it. No motion stays no motion, whatever the portrait's pose.
     """
     expression, regions = limit_expression(motion.expression, face_model)
-    pose, turns = limit_pose(motion.pose, appearance)
+    pose, turns = limit_pose(motion.pose, face_model, appearance)
     shortened = torch.cat([regions, turns], 1)
     if not (shortened > 0).any():
         return motion, None
