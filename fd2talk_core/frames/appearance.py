@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,12 +10,26 @@ import torch
 from torch.nn import functional as F
 
 from ..errors import UserError
+from ..face.landmarks import eye_opening, mouth_opening
 from ..face.model import FaceModel
 from ..face.tracker import FaceBox, FaceTracker
 from .composite import bands
 
 CROP_FACTOR = 2.0
 MIN_CONFIDENCE = 0.3
+# All of 221 portraits are found with more than this; faces on their head, chin taken for forehead, with less.
+SURE = 0.996
+# Where remarks begin. Of 221 official portraits and paintings 9 are turned further, none further up, down or tilted.
+# In 95 of 100 the mouth is open by less than 0.19, laughs among them.
+FAR_TURN, FAR_NOD, FAR_TILT = 30.0, 28.0, 35.0  # degrees
+OPEN_MOUTH = 0.22
+# Eyes count as shut when they open less than the first plus the second times the brightness of the irises over that
+# of the skin around. The tracked opening alone is not enough: it follows shut lids halfway. Right for 66 % of 70
+# frames of blinks, wrong for 3 % of 63 frames between blinks and of 221 portraits.
+SHUT_EYES = (0.05, 0.3)
+IRIS_RADIUS = 0.16  # share of the eye's width
+CUT_OFF = 0.03  # share of the face's height
+SOFT_BELOW = 0.75  # pixels of the crop in the picture over pixels generated
 
 
 @dataclass
@@ -99,6 +114,55 @@ def from_landmarks(
     )  # fmt: skip
 
 
+def iris_brightness(crop: torch.Tensor, landmarks: torch.Tensor) -> float:
+    """Brightness where the irises should be, over that of the skin around the eyes; crop (3, S, S), (478, 3) pixels."""
+    grey, size = crop.mean(0), crop.shape[-1]
+    line = torch.arange(size) + 0.5
+    ratios = []
+    for iris, corners, skin in ((468, (33, 133), (27, 29, 230)), (473, (263, 362), (257, 259, 450))):
+        width = (landmarks[corners[0], :2] - landmarks[corners[1], :2]).norm()
+        x, y = landmarks[iris, :2]
+        inside = (line - x) ** 2 + (line[:, None] - y) ** 2 < (IRIS_RADIUS * width) ** 2
+        around = landmarks[list(skin), :2].long().clamp(0, size - 1)
+        if inside.any():
+            ratios.append(float(grey[inside].mean() / grey[around[:, 1], around[:, 0]].mean().clamp(min=0.02)))
+    return sum(ratios) / len(ratios) if ratios else 0.0
+
+
+def remarks(appearance: Appearance, face_model: FaceModel) -> list[str]:
+    """What makes a portrait hard to animate, in sentences for the user."""
+    pitch, yaw, roll = (math.degrees(angle) for angle in appearance.pose[:3].tolist())
+    shape = face_model.vertices(appearance.alpha, appearance.beta)
+    brightness = iris_brightness(appearance.crop, appearance.landmarks)
+    x0, y0, side = appearance.crop_box
+    height, width = appearance.picture.shape[:2]
+    points = appearance.landmarks[:, :2] * (side / appearance.size) + torch.tensor([x0, y0])
+    face = float((points.max(0).values - points.min(0).values).max())
+    beyond = float(torch.stack([-points, points - torch.tensor([width, height])]).max())
+    found = {
+        f"The head is turned far to the side (about {abs(yaw):.0f} degrees), so much of the face must be made up. "
+        "Choose a more frontal picture.": abs(yaw) > FAR_TURN,
+        f"The head looks far {'down' if pitch > 0 else 'up'} (about {abs(pitch):.0f} degrees), so part of the face "
+        "must be made up. Choose a more frontal picture.": abs(pitch) > FAR_NOD,
+        f"The head is tilted by about {abs(roll):.0f} degrees. Turn the picture upright for better results.": (
+            abs(roll) > FAR_TILT
+        ),
+        "The eyes seem to be shut or hidden in the portrait, so their look must be made up. Choose a picture with open "
+        "eyes.": float(eye_opening(shape)) < SHUT_EYES[0] + SHUT_EYES[1] * brightness,
+        "The mouth is wide open in the portrait, so closed lips must be made up. Choose a picture with a closed or "
+        "gently smiling mouth.": float(mouth_opening(shape)) > OPEN_MOUTH,
+        "The face is cut off at the picture's edge, and what is missing is filled with the edge's colours. Choose a "
+        "picture that shows the whole face.": beyond > CUT_OFF * face,
+        f"The face is small ({face:.0f} pixels), so the frames of {appearance.size} pixels are soft. Use a larger "
+        "picture of it for sharper ones.": side < SOFT_BELOW * appearance.size,
+    }
+    return [sentence for sentence, holds in found.items() if holds]
+
+
+def _upside_down(picture: np.ndarray, tracker: FaceTracker) -> bool:
+    return any(face.confidence > SURE for face in tracker.track(picture[::-1, ::-1]))
+
+
 def encode_portrait(
     picture: np.ndarray,
     tracker: FaceTracker,
@@ -121,6 +185,8 @@ def encode_portrait(
     if size % 32 or size < 64:
         raise UserError(f"The frame size {size} is not possible. Choose 256 or 512 (a multiple of 32).")
     face, note = tracker.find(picture, face_index, FaceBox(*box) if box else None, mask)
+    if face.confidence < SURE and _upside_down(picture, tracker):
+        raise UserError("The face stands on its head in the picture. Turn the picture upright.")
     appearance = from_landmarks(picture, face.landmarks, face_model, size, confidence=face.confidence)
     if note:
         appearance.notes.append(note)
@@ -128,4 +194,5 @@ def encode_portrait(
         appearance.notes.append(
             "The face was found with little certainty. Check the crop preview, or give a box around the face."
         )
+    appearance.notes += remarks(appearance, face_model)
     return appearance
