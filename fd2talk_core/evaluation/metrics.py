@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from ..face.landmarks import LIPS_OUTER, face_box, inter_ocular_distance
+from ..face.landmarks import EYE_LEFT, EYE_RIGHT, LIPS_OUTER, face_box, inter_ocular_distance
 from ..prepare.quality import lagged_correlation
 
 MAX_LAG = 5
@@ -63,7 +63,8 @@ def ms_ssim(pictures: Tensor, truth: Tensor) -> Tensor:
     return measure(pictures, truth, data_range=1.0, reduction="none").reshape(-1)
 
 
-def _luma(pictures: Tensor) -> Tensor:
+def luma(pictures: Tensor) -> Tensor:
+    """Luminance (N, 1, H, W) as of television (BT.601), without gamma's undoing."""
     weights = torch.tensor(LUMA, dtype=pictures.dtype, device=pictures.device)
     return (pictures * weights[:, None, None]).sum(1, keepdim=True)
 
@@ -73,7 +74,7 @@ def gmsd(pictures: Tensor, truth: Tensor) -> Tensor:
     kernel = torch.tensor([[1.0, 0, -1]] * 3, dtype=pictures.dtype, device=pictures.device) / 3
     kernels = torch.stack([kernel, kernel.T])[:, None]
     a, b = (
-        F.conv2d(F.avg_pool2d(_luma(x), 2), kernels).square().sum(1).sqrt() for x in (pictures, truth)
+        F.conv2d(F.avg_pool2d(luma(x), 2), kernels).square().sum(1).sqrt() for x in (pictures, truth)
     )
     constant = 170 / 255**2
     similarity = (2 * a * b + constant) / (a**2 + b**2 + constant)
@@ -83,7 +84,15 @@ def gmsd(pictures: Tensor, truth: Tensor) -> Tensor:
 def laplacian_energy(pictures: Tensor) -> Tensor:
     """Mean squared Laplacian of the luminance, a measure of sharpness, of every picture (N,)."""
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=pictures.dtype, device=pictures.device)
-    return F.conv2d(_luma(pictures), kernel[None, None]).square().mean((1, 2, 3))
+    return F.conv2d(luma(pictures), kernel[None, None]).square().mean((1, 2, 3))
+
+
+def _widened_box(points, reach: float, size: int) -> tuple[int, int, int, int]:
+    """Pixel box around points (n, 2 or 3), widened by `reach` px on all sides, within a picture of side `size`."""
+    x0, y0, x1, y1 = face_box(points)
+    x0, y0 = (int(np.clip(np.floor(v - reach), 0, size - 8)) for v in (x0, y0))
+    x1, y1 = (int(np.clip(np.ceil(v + reach), low + 8, size)) for v, low in ((x1, x0), (y1, y0)))
+    return x0, y0, x1, y1
 
 
 def mouth_box(landmarks, size: int, margin: float = 0.15) -> tuple[int, int, int, int]:
@@ -92,17 +101,33 @@ def mouth_box(landmarks, size: int, margin: float = 0.15) -> tuple[int, int, int
     landmarks: (478, 3) px of a picture of side `size`; the box lies within the picture.
     """
     landmarks = np.asarray(landmarks)
-    x0, y0, x1, y1 = face_box(landmarks[list(LIPS_OUTER)])
+    return _widened_box(landmarks[list(LIPS_OUTER)], margin * float(inter_ocular_distance(landmarks)), size)
+
+
+def eye_boxes(landmarks, size: int, margin: float = 0.12) -> tuple[tuple[int, int, int, int], ...]:
+    """Pixel boxes around the contours of both eyes, as `mouth_box`; the right eye's first."""
+    landmarks = np.asarray(landmarks)
     reach = margin * float(inter_ocular_distance(landmarks))
-    x0, y0 = (int(np.clip(np.floor(v - reach), 0, size - 8)) for v in (x0, y0))
-    x1, y1 = (int(np.clip(np.ceil(v + reach), low + 8, size)) for v, low in ((x1, x0), (y1, y0)))
-    return x0, y0, x1, y1
+    return tuple(_widened_box(landmarks[list(eye)], reach, size) for eye in (EYE_RIGHT, EYE_LEFT))
 
 
 def crop_box(pictures: Tensor, box: tuple[int, int, int, int]) -> Tensor:
     """The part of (..., H, W) inside a pixel box."""
     x0, y0, x1, y1 = box
     return pictures[..., y0:y1, x0:x1]
+
+
+def lab(pictures: Tensor) -> Tensor:
+    """sRGB in 0..1 -> CIELAB under D65: L 0..100, a and b about -100..100; (N, 3, H, W) both."""
+    linear = torch.where(pictures <= 0.04045, pictures / 12.92, ((pictures + 0.055) / 1.055) ** 2.4)
+    matrix = pictures.new_tensor(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
+    # Rows are divided by their sums: white has X = Y = Z = 1.
+    xyz = torch.einsum("ij,njhw->nihw", matrix / matrix.sum(1, keepdim=True), linear)
+    bright = xyz.clamp(min=1e-9) ** (1 / 3)
+    x, y, z = torch.where(xyz > (6 / 29) ** 3, bright, xyz * (29 / 6) ** 2 / 3 + 4 / 29).unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 
 def opening_scores(made: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG) -> dict[str, float]:

@@ -20,6 +20,7 @@ from ..prepare.run import prepare
 from ..training.data import Clip, is_held_back, list_clips
 from ..training.shared_sound import heard_when_held_back, shared_sound
 from ..video.reading import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from .goals import judge
 from .motion import SEEDS, dominant_identities, evaluate_motion, load_baseline, summarise_motion, voiced
 from .parts import TinyCoder, evaluate_autoencoder, evaluate_tracker
 from .summary import show, summarise, tables, write_json
@@ -28,7 +29,10 @@ log = logging.getLogger(__name__)
 
 __all__ = ["evaluate", "find_clips", "show", "tables", "write_json"]
 
-PARTS = ("tracker", "detector", "autoencoder", "motion", "lip-expert", "frames", "retrack", "speech")
+PARTS = (
+    "tracker", "detector", "autoencoder", "motion", "lip-expert", "frames", "commanded", "drift", "out-of-domain",
+    "retrack", "speech",
+)  # fmt: skip
 USUAL_PARTS = ("tracker", "detector", "autoencoder", "motion", "lip-expert", "frames")
 
 
@@ -93,10 +97,12 @@ def spread_by_identity(clips: list[Clip], limit: int | None) -> list[Clip]:
     return spread([clip for group in groups.values() for clip in spread(group, share)], limit)
 
 
-def _result(rows: list[dict], group: str | None = "kind") -> dict:
+def _result(rows: list[dict], group: str | None = "kind", part: str = "") -> dict:
+    """Rows with their summary; of a part that has goals, also these."""
     if not rows:
         return {"error": "no clip here fits this measure"}
-    return {"summary": summarise(rows, group), "rows": rows}
+    goals = judge(part, rows)
+    return {"summary": summarise(rows, group), "rows": rows} | ({"goals": goals} if goals else {})
 
 
 @dataclass
@@ -113,6 +119,8 @@ class _Options:
     landmarker: Path | None = None
     motion: Path | None = None
     lip_expert: Path | None = None
+    sheets: Path | None = None
+    identity_model: Path | None = None
 
 
 class _Evaluation:
@@ -194,14 +202,52 @@ class _Evaluation:
         expert = LipExpert.load(self.options.lip_expert)
         return evaluate_lip_expert(self._talking(), expert, FaceModel.load(), **self.talkers)
 
-    def frames(self) -> dict:
+    @cached_property
+    def _frame_models(self) -> tuple:
+        """Stage 2 and the face model it speaks."""
         from ..frames.model import FrameModel
+
+        return FrameModel.load().eval(), FaceModel.load()
+
+    def _moving(self, limit: int | None) -> list[Clip]:
+        moving = [clip for clip in self.new_people if not clip.still] or [c for c in self.clips if not c.still]
+        return spread(moving, limit)
+
+    def frames(self) -> dict:
+        from .learned import LearnedMeasures
         from .reenactment import evaluate_frames
 
-        moving = [clip for clip in self.new_people if not clip.still] or [c for c in self.clips if not c.still]
-        chosen = spread(moving, self.limit)
+        learned = LearnedMeasures(self.options.identity_model)
         count, steps = self.options.frames_per_clip, self.options.steps
-        return _result(evaluate_frames(chosen, FrameModel.load().eval(), FaceModel.load(), count, steps), None)
+        rows = evaluate_frames(
+            self._moving(self.limit), *self._frame_models, count, steps, learned=learned, sheets=self.options.sheets
+        )
+        return _result(rows, None, "frames") | {"learned": learned.summary()}
+
+    def commanded(self) -> dict:
+        from .commanded import evaluate_commanded
+
+        rows = evaluate_commanded(
+            self._moving(self.limit), self.options.landmarker, *self._frame_models,
+            frames=self.options.frames_per_clip, steps=self.options.steps,
+        )  # fmt: skip
+        return _result(rows, None, "commanded")
+
+    def drift(self) -> dict:
+        from .drift import CLIPS, evaluate_drift
+
+        clips = self._moving(self.limit or CLIPS)
+        return _result(evaluate_drift(clips, *self._frame_models, self.options.steps), None, "drift")
+
+    def out_of_domain(self) -> dict:
+        from .out_of_domain import choose_pictures, evaluate_out_of_domain
+
+        # Stage 2 learns from videos alone, so it has seen none of the stills; rows say whom the tracker has seen.
+        rows = evaluate_out_of_domain(
+            choose_pictures(self.everything, self.limit), *self._frame_models, FaceTracker.load(),
+            self.options.steps, sheets=self.options.sheets,
+        )  # fmt: skip
+        return _result(rows)
 
     def retrack(self) -> dict:
         from .retrack import CLIPS, evaluate_retracked, summarise_retracked
@@ -251,15 +297,17 @@ def evaluate(
     babble_db: float | None = None,
     motion: str | Path | None = None,
     lip_expert: str | Path | None = None,
+    sheets: str | Path | None = None,
+    identity_model: str | Path | None = None,
 ) -> dict:
     """Measure the shipped networks on a folder of clips, or stage 1 on a folder of sound files.
 
     Args:
         folder: prepared by `fd2talk prepare`, or plain videos and stills (then prepared into the user's cache). For
             the part speech: sound files.
-        parts: some of tracker, detector, autoencoder, motion, lip-expert, frames, retrack, speech.
-        landmarker: MediaPipe .task file, needed for a folder that is not prepared, and for retrack.
-        limit: at most so many clips per part, evenly spread.
+        parts: some of PARTS.
+        landmarker: MediaPipe .task file, needed for a folder that is not prepared, and for commanded and retrack.
+        limit: at most so many clips per part, evenly spread; of out-of-domain, so many of each kind.
         only_held_back: of a prepared folder, use only what training did not see.
         out_json: where to write the result.
         taef1: folder with taef1_encoder.safetensors and taef1_decoder.safetensors, to compare the autoencoder with.
@@ -268,8 +316,11 @@ def evaluate(
         baseline: regressor by `fd2talk train baseline`, to compare the part motion with.
         babble_db: for the part speech: also with other voices at this ratio of speech to noise, in dB.
         motion, lip_expert: weights to use instead of the shipped ones; the first for motion, speech and retrack.
+        sheets: folder for a contact sheet per clip of the parts frames and out-of-domain.
+        identity_model: TorchScript face embedding for CSIM in the part frames, see `LearnedMeasures`.
 
-    Returns {"folder", "clips", "parts": {part: {"summary": {group: means}, "rows": [...]} or {"error": text}}}.
+    Returns {"folder", "clips", "parts": {part: {"summary": {group: means}, "rows": [...]} or {"error": text}}}; parts
+    with goals have "goals" as `judge` gives them, and frames has "learned", FID and why measures are missing.
     A part whose weights are missing tells so under "error"; the others are still measured.
     """
     unknown = set(parts) - set(PARTS)
@@ -288,6 +339,8 @@ def evaluate(
         landmarker=_path(landmarker),
         motion=_path(motion),
         lip_expert=_path(lip_expert),
+        sheets=_path(sheets),
+        identity_model=_path(identity_model),
     )
     evaluation = _Evaluation(Path(folder), only_held_back, options)
     result = {"folder": str(folder), "clips": 0, "parts": {}}

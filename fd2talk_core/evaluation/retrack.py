@@ -69,7 +69,7 @@ def retrack_video(video: str | Path, real: TrackedClip, landmarker: str | Path, 
         return compare_labels(labeller.label(frames, FPS), frames[0].shape[1], real, face_model)
 
 
-def _pictures(batches: Iterable[torch.Tensor]) -> Iterator[np.ndarray]:
+def as_bytes(batches: Iterable[torch.Tensor]) -> Iterator[np.ndarray]:
     """Float (b, H, W, 3) in 0..1 -> uint8 (H, W, 3) one by one, as a video holds them."""
     for batch in batches:
         yield from (batch.clamp(0, 1) * 255 + 0.5).byte().numpy()
@@ -106,7 +106,7 @@ def evaluate_retracked(
             reference_expression=appearance.beta, reference_pose=appearance.pose,
         )  # fmt: skip
         asked = face_points(face_model, appearance.alpha, motion.expression)[1:]
-        made = _pictures(sample_frames(frame_model, face_model, appearance, motion, steps=steps))
+        made = as_bytes(sample_frames(frame_model, face_model, appearance, motion, steps=steps))
         with FaceLabeller(landmarker) as labeller:
             labels = labeller.label(made, FPS)
         row = compare_labels(labels, appearance.size, real, face_model, asked)

@@ -14,7 +14,23 @@ from rich.table import Table
 from ..errors import UserError
 
 # Parts with many numbers are drawn with a row per number.
-TALL = {"motion", "retrack"}
+TALL = {"motion", "retrack", "frames", "commanded"}
+# Parts whose every clip is drawn, with these numbers.
+CLIP_COLUMNS = {
+    "frames": (
+        "mouth_l1_ratio",
+        "eye_l1_ratio",
+        "psnr_gain",
+        "ms_ssim_gain",
+        "gmsd_gain",
+        "mouth_sharpness",
+        "eye_sharpness",
+        "flicker_ratio",
+    ),
+    "commanded": ("mouth_correlation", "eye_correlation", "pose_error", "face_lost"),
+    "drift": ("psnr", "same_place_psnr", "other_place_psnr", "batch_of_1_psnr"),
+    "out-of-domain": ("face_found", "mouth_correlation", "colour_shift", "chroma_shift", "structure_ms_ssim"),
+}
 COLUMNS = {
     "tracker": ("nme", "nme_worst"),
     "detector": ("recall", "extra_faces"),
@@ -89,13 +105,50 @@ COLUMNS = {
         "mouth_l1",
         "geometry_mouth_l1",
         "still_mouth_l1",
+        "eye_l1_ratio",
+        "eye_l1",
+        "geometry_eye_l1",
+        "still_eye_l1",
         "face_psnr",
         "geometry_face_psnr",
         "psnr",
         "geometry_psnr",
+        "ms_ssim",
+        "geometry_ms_ssim",
+        "gmsd",
+        "geometry_gmsd",
         "mouth_sharpness",
         "geometry_mouth_sharpness",
+        "eye_sharpness",
+        "geometry_eye_sharpness",
+        "flicker",
+        "real_flicker",
+        "flicker_ratio",
+        "lpips",
+        "csim",
+        "real_csim",
         "frames_per_second",
+    ),
+    "commanded": (
+        "mouth_correlation",
+        "real_mouth_correlation",
+        "eye_correlation",
+        "real_eye_correlation",
+        "pose_error",
+        "real_pose_error",
+        "face_lost",
+        "real_face_lost",
+    ),
+    "out-of-domain": (
+        "face_found",
+        "mouth_correlation",
+        "colour_shift",
+        "geometry_colour_shift",
+        "chroma_shift",
+        "geometry_chroma_shift",
+        "colour_spread_shift",
+        "structure_ms_ssim",
+        "structure_gmsd",
     ),
 }
 
@@ -168,7 +221,48 @@ def tables(result: dict) -> list[Table]:
         for title, row in zip(titles, cells, strict=True):
             table.add_row(title, *row)
         made.append(table)
+        made += _details(part, content)
     return made
+
+
+def _goals_table(part: str, content: dict) -> Table:
+    table = Table(title=f"{part}: goals", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("number", no_wrap=True)
+    for head in ("goal", "mean of clips", "ratio of sums", "reached", "clips that pass"):
+        table.add_column(head, justify="right")
+    for key, found in content["goals"].items():
+        reached, passed = "yes" if found["reached"] else "no", f"{found['clips_passed']} of {found['clips']}"
+        numbers = (_text(found["mean"]), _text(found["ratio_of_sums"]))
+        table.add_row(key.replace("_", " "), found["goal"], *numbers, reached, passed)
+    return table
+
+
+def _clips_table(part: str, content: dict) -> Table:
+    columns = [key for key in CLIP_COLUMNS[part] if any(row.get(key) is not None for row in content["rows"])]
+    table = Table(title=f"{part}: clips", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("clip", overflow="fold")
+    for key in columns:
+        table.add_column(key.replace("_", " "), justify="right")
+    for row in content["rows"]:
+        table.add_row(row["clip"], *(_text(row.get(key)) for key in columns))
+    return table
+
+
+def _learned_table(part: str, content: dict) -> Table:
+    table = Table(title=f"{part}: by other networks", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("measure")
+    table.add_column("result")
+    for key, value in content["learned"].items():
+        table.add_row(key, value if isinstance(value, str) else _text(value))
+    return table
+
+
+def _details(part: str, content: dict) -> list[Table]:
+    """Tables under a part's summary: its goals, every clip, and what other people's networks say."""
+    found = [_goals_table(part, content)] if content.get("goals") else []
+    if part in CLIP_COLUMNS and content.get("rows"):
+        found.append(_clips_table(part, content))
+    return found + ([_learned_table(part, content)] if content.get("learned") else [])
 
 
 def show(result: dict, console: Console | None = None) -> None:
