@@ -125,8 +125,8 @@ class SampleFrames(io.ComfyNode):
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="Optional: FLUX.1's VAE (ae.safetensors, from Load VAE) in the place of the small one that "
-                    "comes with FD2Talk. Sharper and much slower. Other VAEs are refused.",
+                    tooltip="Optional, to experiment: FLUX.1's VAE (ae.safetensors, from Load VAE) in the place of the "
+                    "small one that comes with FD2Talk. Much slower, and not always better. Other VAEs are refused.",
                 ),
                 torso_input(
                     "Below the chin: follow takes a part of the head's motion, as necks and shoulders do; stay "
