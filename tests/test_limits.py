@@ -1,16 +1,21 @@
 """Motion that no network saw is held back softly, and all other motion is left alone to the bit."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fd2talk_core.errors import UserError
 from fd2talk_core.face.landmarks import FACE_OVAL
 from fd2talk_core.face.model import FaceModel
-from fd2talk_core.frames.limits import EXPRESSION_LIMITS, JAW_LIMIT, TURN_LIMITS, soft_limit, turn_room
+from fd2talk_core.frames.limits import EXPRESSION_LIMITS, JAW_LIMIT, TURN_LIMITS, soft_limit, torso_share, turn_room
 from fd2talk_core.motion.clip import MotionClip
 from fd2talk_core.motion.sampling import generate_motion
+from fd2talk_core.pipeline import talk
 
+ASSETS = Path(__file__).parents[1] / "assets"
+PORTRAIT, VOICE = ASSETS / "portrait.png", ASSETS / "voice.wav"
 STEPS = 400
 
 
@@ -126,3 +131,21 @@ def test_absurd_values_stay_finite(face):
         assert region_size(face, limited.expression, region).max() <= limit * 1.001
     assert limited.pose.abs().max() < 2
     assert "3 of 3 frames (gaze, eyelids, brows, mouth, cheeks, nod, head turn" in note
+
+
+def test_the_torso_follows_or_stays():
+    assert torso_share("follow") == 1 and torso_share("stay") == 0
+    with pytest.raises(UserError, match="no torso mode called 'dance'. Choose one of: follow, stay"):
+        talk(PORTRAIT, VOICE, "a.mp4", torso="dance")
+
+
+@pytest.mark.weights
+def test_talk_tells_of_motion_that_is_held_back(face, tmp_path, short_voice):
+    clip = sweep(face, face.controls["jaw_open"], most=6.0)
+    # The file keeps the motion as it is, for portraits that can take more of it.
+    report = talk(PORTRAIT, short_voice, tmp_path / "a.mp4", motion=MotionClip(
+        clip.expression[::20], clip.pose[::20], 25.0, face.hash
+    ), save_motion=tmp_path / "m", steps=1, torso="stay")  # fmt: skip
+    assert [note for note in report.notes if "frames (mouth), and is held back there." in note]
+    saved = MotionClip.load(tmp_path / "m.safetensors")
+    assert torch.equal(saved.expression, clip.expression[::20][: len(saved)])
