@@ -1,7 +1,8 @@
-"""A small, fast face autoencoder whose f8, 16-channel latents are those of the FLUX.1 VAE.
+"""A small, fast face autoencoder with f8, 16-channel latents of the FLUX.1 VAE's kind.
 
-Latents are in the space diffusion models of the FLUX.1 family work in (the VAE's own output, shifted and scaled), as
-for the public TAEF1 that taught it; the latents of one can be decoded by the other.
+Latents are in the space diffusion models of the FLUX.1 family work in (the VAE's own output, shifted and scaled), of
+pictures of half the contrast: a picture x in -1..1 has FLUX.1's latent of 0.5 + 0.5 x, because that is how TAEF1, which
+taught it, was shown pictures. `vae.py` does the mapping for a FLUX.1 VAE in its place.
 """
 
 from __future__ import annotations

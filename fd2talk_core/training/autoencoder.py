@@ -107,6 +107,7 @@ class AutoencoderTask:
             for start in range(0, min(LABELLED, len(pictures)), 8):
                 with torch.autocast("cpu", torch.bfloat16):
                     part = _to_float(pictures[start : start + 8]).contiguous(memory_format=torch.channels_last)
+                    # TAEF1 takes -1..1; shown 0..1 it gives the latents of half the contrast that our space is made of.
                     latents.append(teacher.encoder(part).half().numpy())
             np.save(pictures_file, pictures)
             np.save(latents_file, np.concatenate(latents))
