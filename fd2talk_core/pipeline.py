@@ -7,13 +7,14 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .ahead import ahead
 from .audio.loading import frame_count, load_audio, to_mono_16k
 from .checkpoint import default_weights
 from .device import pick_device
@@ -181,7 +182,7 @@ def talk(
         if report.resumed:
             report.notes.append(f"An interrupted render went on after frame {report.resumed}.")
         with stage("frames"):
-            for frames in sample_frames(
+            batches = sample_frames(
                 frame_model,
                 face_model,
                 appearance,
@@ -191,13 +192,16 @@ def talk(
                 progress=progress,
                 start=report.resumed,
                 torso=torso_motion,
-            ):
-                if compositor is None:
-                    writer.write(frames)
-                else:  # one by one, because a portrait may have many megapixels
-                    for picture in compositor.stream(frames, detail(clip, made, len(frames))):
-                        writer.write(picture)
-                made += len(frames)
+            )
+            # The next batch is made while this one is pasted and encoded.
+            with closing(ahead(batches, depth=1)) as made_ahead:
+                for frames in made_ahead:
+                    if compositor is None:
+                        writer.write(frames)
+                    else:  # one by one, because a portrait may have many megapixels
+                        for picture in compositor.stream(frames, detail(clip, made, len(frames))):
+                            writer.write(picture)
+                    made += len(frames)
         with stage("join"):
             writer.finish(samples, rate)
     report.peak_memory_mb = peak_memory_mb()

@@ -137,7 +137,11 @@ class FrameSampler:
         """
         look, middle = self.appearance, motion[0].shape[1] // 2
         beta, pose = motion[0][:, middle], look.pose + motion[1][:, middle]
-        flow = dense_flow(self.face_model, look.alpha, (look.beta, look.pose), (beta, pose), torso=self.torso)
+        # One by one: in batches the distances between cells and points leave the processor's cache.
+        flow = torch.cat([
+            dense_flow(self.face_model, look.alpha, (look.beta, look.pose), target, torso=self.torso)
+            for target in zip(beta.split(1), pose.split(1), strict=True)
+        ])  # fmt: skip
         guide = make_guide(self.face_model, look.alpha, beta, pose, flow, look.size // LATENT_FACTOR)
         if not self.model.config.geometry:
             nothing = torch.zeros(len(beta), 16, look.size // LATENT_FACTOR, look.size // LATENT_FACTOR)

@@ -7,9 +7,7 @@ import json
 import logging
 import math
 import platform
-import queue
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from ..ahead import ahead
 from ..device import fast_dtype
 
 log = logging.getLogger(__name__)
@@ -66,25 +65,6 @@ class Task(Protocol):
 
     def export(self, model: nn.Module, path: Path, provenance: dict) -> None:
         """Write the weights that ship."""
-
-
-def _prefetch(batches: Iterator, depth: int = 3) -> Iterator:
-    """Make batches in a background thread, so that decoding and augmenting overlap with training."""
-    ready: queue.Queue = queue.Queue(maxsize=depth)
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                ready.put(batch)
-        except Exception as error:  # noqa: BLE001 - handed to the training thread, which raises it
-            ready.put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    while True:
-        item = ready.get()
-        if isinstance(item, Exception):
-            raise item
-        yield item
 
 
 def provenance(settings: TrainSettings, step: int, seconds: float, extra: dict) -> dict:
@@ -204,7 +184,8 @@ def train(task: Task, settings: TrainSettings, run: Path, export_to: Path | None
                 task.export(averaged, export_to, provenance(settings, state.step, state.seconds, facts))
         state.save(checkpoint)
 
-    for batch in _prefetch(task.batches()):
+    # Decoding and augmenting overlap with training.
+    for batch in ahead(task.batches(), depth=3):
         progress = max(state.step / settings.steps, state.seconds / (settings.minutes * 60))
         if progress >= 1:
             break
