@@ -1,4 +1,4 @@
-"""The commands that turn videos into networks: `fd2talk prepare`, `build-face-model`, `train`."""
+"""The commands that make and measure networks: `fd2talk prepare`, `build-face-model`, `train`, `evaluate`, `bench`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from .errors import UserError
 
+DEMO = Path(__file__).parents[1] / "assets"
 console = Console()
 
 
@@ -120,6 +121,156 @@ def train(
     settings |= {"compile": compile, "resume": resume, **_assignments(options or [])}
     score = run(part, data, out or Path("runs") / part, export_to=export_to, **settings)
     console.print(f"The best validation score is {score:.4f}.", highlight=False)
+
+
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(help="Clips, prepared or plain videos and stills; sound files for the part speech.")
+    ],
+    parts: Annotated[
+        str,
+        typer.Option(
+            help="Some of tracker,detector,autoencoder,motion,lip-expert,frames,commanded,drift,out-of-domain,retrack,"
+            "speech, separated by commas."
+        ),
+    ] = "tracker,detector,autoencoder,motion,lip-expert,frames",
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers, clip by clip, to this file.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many clips per part, evenly spread; for out-of-domain, per kind.")
+    ] = None,
+    all_clips: Annotated[bool, typer.Option("--all", help="Also use clips that training saw.")] = False,
+    steps: Annotated[int, typer.Option(help="Diffusion steps per frame.")] = 2,
+    frames: Annotated[int, typer.Option(help="Frames per clip for the parts 'frames' and 'commanded'.")] = 50,
+    taef1: Annotated[
+        Path | None, typer.Option(help="Folder with TAEF1's two files, to compare the autoencoder with.")
+    ] = None,
+    landmarker: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="FD2TALK_LANDMARKER",
+            help="MediaPipe's .task file, for plain videos and for commanded and retrack.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Motions per clip for the part motion.")] = 3,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Regressor by `fd2talk train baseline`, to compare the part motion with.")
+    ] = None,
+    babble: Annotated[
+        float | None, typer.Option(help="For speech: also with other voices at this speech-to-noise ratio, in dB.")
+    ] = None,
+    motion: Annotated[Path | None, typer.Option(help="Other weights of the motion stage than ours.")] = None,
+    lip_expert: Annotated[Path | None, typer.Option(help="Another lip expert than the shipped one.")] = None,
+    sheets: Annotated[
+        Path | None, typer.Option(help="Folder for contact sheets of the parts frames and out-of-domain.")
+    ] = None,
+    identity_model: Annotated[
+        Path | None,
+        typer.Option(help="TorchScript face embedding of 112x112 RGB in -1..1, for CSIM in the part frames."),
+    ] = None,
+) -> None:
+    """Measure the shipped networks on a folder of clips.
+
+    Of a prepared folder, only the people held back from training are used. The
+    judge is MediaPipe, not one of the networks that are measured.
+
+    Examples:
+
+      fd2talk evaluate clips --limit 20 --json result.json
+
+      fd2talk evaluate clips --parts frames,commanded,drift --sheets sheets
+
+      fd2talk evaluate stills --parts out-of-domain --sheets sheets
+
+      fd2talk evaluate clips --parts motion,lip-expert --baseline baseline.safetensors
+
+      fd2talk evaluate voices --parts speech --babble 0
+    """
+    from .evaluation import report
+
+    names = [name.strip() for name in parts.split(",") if name.strip()]
+    result = report.evaluate(
+        folder,
+        names,
+        landmarker=landmarker,
+        limit=limit,
+        only_held_back=not all_clips,
+        out_json=json,
+        taef1=taef1,
+        steps=steps,
+        frames_per_clip=frames,
+        seeds=seeds,
+        baseline=baseline,
+        babble_db=babble,
+        motion=motion,
+        lip_expert=lip_expert,
+        sheets=sheets,
+        identity_model=identity_model,
+    )
+    report.show(result, console)
+    if json:
+        console.print(f"The numbers are in {escape(str(json))}.", highlight=False)
+
+
+def bench(
+    portrait: Annotated[Path, typer.Option("--portrait", "-p", help="Picture with a face.")] = DEMO / "portrait.png",
+    audio: Annotated[Path, typer.Option("--audio", "-a", help="Voice.")] = DEMO / "voice.wav",
+    size: Annotated[int, typer.Option(help="Side of the generated face, 256 or 512 pixels.")] = 256,
+    steps: Annotated[int, typer.Option(help="Diffusion steps per frame.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    taef1: Annotated[Path | None, typer.Option(help="Folder with TAEF1's two files, timed for comparison.")] = None,
+    minutes: Annotated[
+        str, typer.Option(help="Also measure the motion stage with so many minutes of sound, say 1,10,30.")
+    ] = "",
+    minutes_video: Annotated[
+        str, typer.Option(help="Also measure the whole job's memory on so many minutes of sound, at 2 frames a second.")
+    ] = "",
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Instead measure rendering for all --sizes, --step-counts, --precisions.")
+    ] = False,
+    sizes: Annotated[str, typer.Option(help="Sizes of the matrix.")] = "256,512",
+    step_counts: Annotated[str, typer.Option(help="Numbers of steps of the matrix.")] = "1,2,4",
+    precisions: Annotated[
+        str, typer.Option(help="Precisions of the matrix: fp32, fp16, bf16. Default: fp32 and the device's fast one.")
+    ] = "",
+    alternative: Annotated[
+        bool, typer.Option("--alternative", help="Also time random networks of Stable Diffusion 1.5's size.")
+    ] = False,
+) -> None:
+    """Measure speed and memory of the main job on this machine.
+
+    Examples:
+
+      fd2talk bench --minutes 1,10,30 --minutes-video 1,10 --json speed.json
+
+      fd2talk bench --matrix --alternative --device cuda --json matrix.json
+    """
+    from .evaluation import bench as speed
+
+    if matrix:
+        chosen = (_numbers(sizes, int, "--sizes"), _numbers(step_counts, int, "--step-counts"))
+        names = [name.strip() for name in precisions.split(",") if name.strip()]
+        with console.status("measuring") as status:
+            result = speed.matrix(
+                portrait, *chosen, names, device, alternative, json,
+                progress=lambda done, total: status.update(f"{done} of {total} measured"),
+            )  # fmt: skip
+    else:
+        lengths = _numbers(minutes, float, "--minutes"), _numbers(minutes_video, float, "--minutes-video")
+        with console.status("rendering"):
+            result = speed.bench(
+                portrait, audio, size, steps, device, json, taef1, lengths[0], alternative, lengths[1]
+            )  # fmt: skip
+    speed.show(result, console)
+    if json:
+        console.print(f"The numbers are in {escape(str(json))}.", highlight=False)
+
+
+def _numbers(text: str, kind: type, option: str) -> list:
+    try:
+        return [kind(number) for number in text.split(",") if number.strip()]
+    except ValueError as error:
+        raise UserError(f"The list '{text}' holds something that is no number. Write, say, {option} 1,2,4.") from error
 
 
 def _assignments(options: list[str]) -> dict[str, int | float | str]:
