@@ -91,3 +91,26 @@ def test_opening_scores_find_the_lag():
     assert metrics.opening_scores(real, real)["correlation"] == pytest.approx(1)
     still = metrics.opening_scores(np.full(100, real.mean()), real)
     assert still["correlation"] == 0 and still["mae"] == pytest.approx(still["still_mae"])
+
+
+def test_eye_boxes_hold_each_eye_with_a_margin():
+    points = landmarks()
+    rng = np.random.default_rng(1)
+    for eye, centre in ((metrics.EYE_RIGHT, 30), (metrics.EYE_LEFT, 70)):
+        points[list(eye)] = rng.uniform(-3, 3, (len(eye), 3)) + (centre, 40, 0)
+    points[33], points[263] = (27, 40, 0), (73, 40, 0)
+    eyes = (metrics.EYE_RIGHT, metrics.EYE_LEFT)
+    for (x0, y0, x1, y1), eye in zip(metrics.eye_boxes(points, 100), eyes, strict=True):
+        low, high = points[list(eye), :2].min(0), points[list(eye), :2].max(0)
+        assert np.abs(np.array([x0, y0]) - (low - 0.12 * 46)).max() <= 1
+        assert np.abs(np.array([x1, y1]) - (high + 0.12 * 46)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "colour, expected",
+    [((1, 1, 1), (100, 0, 0)), ((1, 0, 0), (53.24, 80.09, 67.20)), ((0, 0, 1), (32.30, 79.19, -107.86)),
+     ((0, 0, 0), (0, 0, 0)), ((0.5, 0.5, 0.5), (53.39, 0, 0))],
+)  # fmt: skip
+def test_lab_of_known_colours(colour, expected):
+    picture = torch.tensor(colour, dtype=torch.float32)[None, :, None, None]
+    assert metrics.lab(picture)[0, :, 0, 0].tolist() == pytest.approx(expected, abs=0.05)

@@ -43,7 +43,8 @@ def random_network(kind, config: dict, device: torch.device, dtype: torch.dtype)
     """A network of a diffusers class with small random weights, made in its precision without a copy in another."""
     with torch.device("meta"):
         network = kind(**config)
-    network = network.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns of layers that trained weights would keep in float32
+    network = network.to_empty(device=device).eval().requires_grad_(False)
     generator = torch.Generator(device).manual_seed(0)
     for weights in network.parameters():
         weights.normal_(0, 0.02, generator=generator)

@@ -163,7 +163,7 @@ def _encoded(still: Picture, tracker: FaceTracker, face_model: FaceModel, size: 
 @torch.inference_mode()
 def evaluate_out_of_domain(
     pictures: list[Picture], model, face_model: FaceModel, tracker: FaceTracker, steps: int = 2, size: int = SIZE,
-    sheets: Path | None = None,
+    sheets: Path | None = None, frames: int = FRAMES,
 ) -> list[dict]:  # fmt: skip
     """Animate each picture by `probe_motion`; one row per picture.
 
@@ -173,7 +173,7 @@ def evaluate_out_of_domain(
     rows = []
     for still in tqdm(pictures, desc="out-of-domain", unit="picture"):
         look, source = _encoded(still, tracker, face_model, size)
-        motion = probe_motion(face_model, look.beta)
+        motion = probe_motion(face_model, look.beta, frames)
         alpha = look.alpha.expand(len(motion), -1)
         commanded = face_model.landmarks(alpha, motion.expression, look.pose + motion.pose, size).numpy()
         ours = collect(sample_frames(model, face_model, look, motion, steps=steps))
