@@ -32,9 +32,10 @@ def compare_commanded(
 
     alpha (80,): of the portrait. pose: (T, 6) commanded, absolute.
 
-    Returns mouth_correlation, eye_correlation (of the openings at the same instant; the latter None where the
-    commanded eyes hardly move), eye_std of the command, pose_error (mean absolute error of pitch, yaw and roll,
-    degrees) and face_lost (share of the frames). Raises UserError when hardly any frame shows a face.
+    Returns mouth_correlation and eye_correlation (of the openings at the same instant; None below 8 frames, and the
+    latter also where the commanded eyes hardly move), eye_std of the command, pose_error (mean absolute error of
+    pitch, yaw and roll, degrees) and face_lost (share of the frames). Raises UserError when hardly any frame shows a
+    face.
     """
     valid = labels.valid
     if valid.sum() < 2:
@@ -44,8 +45,8 @@ def compare_commanded(
     fit = face_model.fit(torch.from_numpy(points[valid]), size, alpha=alpha)
     off = (fit.pose - pose[torch.from_numpy(valid)])[:, :3]
 
-    def correlation(opening) -> float:
-        return metrics.opening_scores(opening(points), opening(commanded))["correlation"]
+    def correlation(opening) -> float | None:
+        return metrics.opening_correlation(opening(points), opening(commanded))
 
     return {
         "mouth_correlation": correlation(mouth_opening),

@@ -12,6 +12,7 @@ from ..face.landmarks import EYE_LEFT, EYE_RIGHT, LIPS_OUTER, face_box, inter_oc
 from ..prepare.quality import lagged_correlation
 
 MAX_LAG = 5
+LEAST_FRAMES = 8  # as `lagged_correlation` wants
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -150,3 +151,8 @@ def opening_scores(made: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG) -
         "still_mae": float(np.abs(real - real.mean()).mean()),
         "range_ratio": float(made.std() / max(real.std(), 1e-9)),
     }
+
+
+def opening_correlation(made: np.ndarray, real: np.ndarray) -> float | None:
+    """Correlation of two courses of opening (T,) at the same instant; None below 8 frames, which tell nothing."""
+    return opening_scores(made, real)["correlation"] if len(made) >= LEAST_FRAMES else None

@@ -147,8 +147,7 @@ def compare_mouth(made: Tensor, landmarks: np.ndarray, tracker: FaceTracker) -> 
     scores = {"face_found": float(valid.mean()), "mouth_correlation": None}
     if valid.sum() > len(valid) / 2:
         opening = np.array([0.0 if face is None else float(mouth_opening(face.landmarks)) for face in faces])
-        compared = metrics.opening_scores(filled(opening, valid), mouth_opening(landmarks))
-        scores["mouth_correlation"] = compared["correlation"]
+        scores["mouth_correlation"] = metrics.opening_correlation(filled(opening, valid), mouth_opening(landmarks))
     return scores
 
 
