@@ -30,7 +30,6 @@ from .errors import UserError
 USER_ERROR, INTERRUPTED = 2, 130
 TRAINING = ("accelerate", "cv2", "tensorboard", "torchmetrics", "transformers")
 EXTRAS = {"mediapipe": "prepare"} | dict.fromkeys(TRAINING, "train")
-DEMO = Path(__file__).parents[1] / "assets"
 console = Console()
 stderr = Console(stderr=True)
 
@@ -184,110 +183,12 @@ def _stage_table(report) -> Table:
     return table
 
 
-@app.command()
-def evaluate(
-    folder: Annotated[
-        Path, typer.Argument(help="Clips, prepared or plain videos and stills; sound files for the part speech.")
-    ],
-    parts: Annotated[
-        str,
-        typer.Option(
-            help="Some of tracker,detector,autoencoder,motion,lip-expert,frames,retrack,speech, separated by commas."
-        ),
-    ] = "tracker,detector,autoencoder,motion,lip-expert,frames",
-    json: Annotated[Path | None, typer.Option(help="Also write the numbers, clip by clip, to this file.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many clips per part, evenly spread.")] = None,
-    all_clips: Annotated[bool, typer.Option("--all", help="Also use clips that training saw.")] = False,
-    steps: Annotated[int, typer.Option(help="Diffusion steps per frame.")] = 2,
-    frames: Annotated[int, typer.Option(help="Frames per clip for the part 'frames'.")] = 50,
-    taef1: Annotated[
-        Path | None, typer.Option(help="Folder with TAEF1's two files, to compare the autoencoder with.")
-    ] = None,
-    landmarker: Annotated[
-        Path | None,
-        typer.Option(envvar="FD2TALK_LANDMARKER", help="MediaPipe's .task file, for plain videos and for retrack."),
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="Motions per clip for the part motion.")] = 3,
-    baseline: Annotated[
-        Path | None, typer.Option(help="Regressor by `fd2talk train baseline`, to compare the part motion with.")
-    ] = None,
-    babble: Annotated[
-        float | None, typer.Option(help="For speech: also with other voices at this speech-to-noise ratio, in dB.")
-    ] = None,
-    motion: Annotated[Path | None, typer.Option(help="Other weights of the motion stage than ours.")] = None,
-    lip_expert: Annotated[Path | None, typer.Option(help="Another lip expert than the shipped one.")] = None,
-) -> None:
-    """Measure the shipped networks on a folder of clips.
-
-    Of a prepared folder, only the people held back from training are used. The
-    judge is MediaPipe, not one of the networks that are measured.
-
-    Examples:
-
-      fd2talk evaluate clips --limit 20 --json result.json
-
-      fd2talk evaluate clips --parts motion,lip-expert --baseline baseline.safetensors
-
-      fd2talk evaluate voices --parts speech --babble 0
-    """
-    from .evaluation import report
-
-    names = [name.strip() for name in parts.split(",") if name.strip()]
-    result = report.evaluate(
-        folder,
-        names,
-        landmarker=landmarker,
-        limit=limit,
-        only_held_back=not all_clips,
-        out_json=json,
-        taef1=taef1,
-        steps=steps,
-        frames_per_clip=frames,
-        seeds=seeds,
-        baseline=baseline,
-        babble_db=babble,
-        motion=motion,
-        lip_expert=lip_expert,
-    )
-    report.show(result, console)
-    if json:
-        console.print(f"The numbers are in {escape(str(json))}.", highlight=False)
-
-
-@app.command()
-def bench(
-    portrait: Annotated[Path, typer.Option("--portrait", "-p", help="Picture with a face.")] = DEMO / "portrait.png",
-    audio: Annotated[Path, typer.Option("--audio", "-a", help="Voice.")] = DEMO / "voice.wav",
-    size: Annotated[int, typer.Option(help="Side of the generated face, 256 or 512 pixels.")] = 256,
-    steps: Annotated[int, typer.Option(help="Diffusion steps per frame.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
-    taef1: Annotated[Path | None, typer.Option(help="Folder with TAEF1's two files, timed for comparison.")] = None,
-    minutes: Annotated[
-        str, typer.Option(help="Also measure the motion stage with so many minutes of sound, say 1,10,30.")
-    ] = "",
-) -> None:
-    """Measure speed and memory of the main job on this machine.
-
-    Example:  fd2talk bench --minutes 1,10,30 --json speed.json
-    """
-    from .evaluation import bench as speed
-
-    try:
-        lengths = [float(number) for number in minutes.split(",") if number.strip()]
-    except ValueError as error:
-        raise UserError(f"The lengths '{minutes}' are no numbers. Write minutes as --minutes 1,10,30.") from error
-    with console.status("rendering"):
-        result = speed.bench(portrait, audio, size, steps, device, json, taef1, lengths)
-    speed.show(result, console)
-    if json:
-        console.print(f"The numbers are in {escape(str(json))}.", highlight=False)
-
-
 app.command()(cli_training.prepare)
 app.command("build-face-model")(cli_training.build_face_model)
 app.command()(cli_training.align)
 app.command()(cli_training.train)
+app.command()(cli_training.evaluate)
+app.command()(cli_training.bench)
 cli_motion.register(app)
 
 
