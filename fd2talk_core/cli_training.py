@@ -130,8 +130,8 @@ def evaluate(
     parts: Annotated[
         str,
         typer.Option(
-            help="Some of tracker,detector,autoencoder,motion,lip-expert,frames,commanded,drift,out-of-domain,retrack,"
-            "speech, separated by commas."
+            help="Some of tracker,detector,autoencoder,motion,lip-expert,frames,commanded,drift,out-of-domain,ablation,"
+            "retrack,speech, separated by commas."
         ),
     ] = "tracker,detector,autoencoder,motion,lip-expert,frames",
     json: Annotated[Path | None, typer.Option(help="Also write the numbers, clip by clip, to this file.")] = None,
@@ -166,6 +166,10 @@ def evaluate(
     identity_model: Annotated[
         Path | None,
         typer.Option(help="TorchScript face embedding of 112x112 RGB in -1..1, for CSIM in the part frames."),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="For ablation: NAME=FILE, frames weights that were trained otherwise. May be repeated."),
     ] = None,
 ) -> None:
     """Measure the shipped networks on a folder of clips.
@@ -205,6 +209,7 @@ def evaluate(
         lip_expert=lip_expert,
         sheets=sheets,
         identity_model=identity_model,
+        variants=_assignments(variant or [], "--variant"),
     )
     report.show(result, console)
     if json:
@@ -273,12 +278,12 @@ def _numbers(text: str, kind: type, option: str) -> list:
         raise UserError(f"The list '{text}' holds something that is no number. Write, say, {option} 1,2,4.") from error
 
 
-def _assignments(options: list[str]) -> dict[str, int | float | str]:
+def _assignments(options: list[str], flag: str = "--set") -> dict[str, int | float | str]:
     values: dict[str, int | float | str] = {}
     for option in options:
         name, equals, text = option.partition("=")
         if not equals or not name.isidentifier():
-            raise UserError(f"The option --set {option} is not of the form NAME=VALUE. Write, say, --set width=64.")
+            raise UserError(f"The option {flag} {option} is not of the form NAME=VALUE. Write, say, {flag} width=64.")
         values[name] = _number_or_text(text)
     return values
 

@@ -98,7 +98,7 @@ def evaluate_ablation(
 
 
 def _row(name: str, made: list[dict], bare: list[dict]) -> dict:
-    row = {"variant": name, **{key: float(np.mean([m[key] for m in made])) for key in made[0]}}
+    row = {"variant": name, "clips": len(made), **{key: float(np.mean([m[key] for m in made])) for key in made[0]}}
     for key in ("mouth_l1", "eye_l1"):
         if key in made[0]:
             row[f"{key}_ratio"] = float(np.mean([m[key] / b[key] for m, b in zip(made, bare, strict=True)]))

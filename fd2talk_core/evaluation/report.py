@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -31,7 +31,7 @@ __all__ = ["evaluate", "find_clips", "show", "tables", "write_json"]
 
 PARTS = (
     "tracker", "detector", "autoencoder", "motion", "lip-expert", "frames", "commanded", "drift", "out-of-domain",
-    "retrack", "speech",
+    "ablation", "retrack", "speech",
 )  # fmt: skip
 USUAL_PARTS = ("tracker", "detector", "autoencoder", "motion", "lip-expert", "frames")
 
@@ -121,6 +121,7 @@ class _Options:
     lip_expert: Path | None = None
     sheets: Path | None = None
     identity_model: Path | None = None
+    variants: dict[str, Path] = field(default_factory=dict)
 
 
 class _Evaluation:
@@ -242,12 +243,21 @@ class _Evaluation:
     def out_of_domain(self) -> dict:
         from .out_of_domain import choose_pictures, evaluate_out_of_domain
 
-        # Stage 2 learns from videos alone, so it has seen none of the stills; rows say whom the tracker has seen.
+        # Stage 2 saw some of the stills, as pairs without motion; rows say which are held back.
         rows = evaluate_out_of_domain(
             choose_pictures(self.everything, self.limit), *self._frame_models, FaceTracker.load(),
             self.options.steps, sheets=self.options.sheets,
         )  # fmt: skip
         return _result(rows)
+
+    def ablation(self) -> dict:
+        from .ablation import evaluate_ablation
+
+        options = self.options
+        rows = evaluate_ablation(
+            self._moving(self.limit), *self._frame_models, options.frames_per_clip, options.variants
+        )  # fmt: skip
+        return {"summary": {row["variant"]: row for row in rows}, "rows": rows}
 
     def retrack(self) -> dict:
         from .retrack import CLIPS, evaluate_retracked, summarise_retracked
@@ -299,6 +309,7 @@ def evaluate(
     lip_expert: str | Path | None = None,
     sheets: str | Path | None = None,
     identity_model: str | Path | None = None,
+    variants: dict[str, str | Path] | None = None,
 ) -> dict:
     """Measure the shipped networks on a folder of clips, or stage 1 on a folder of sound files.
 
@@ -318,6 +329,7 @@ def evaluate(
         motion, lip_expert: weights to use instead of the shipped ones; the first for motion, speech and retrack.
         sheets: folder for a contact sheet per clip of the parts frames and out-of-domain.
         identity_model: TorchScript face embedding for CSIM in the part frames, see `LearnedMeasures`.
+        variants: for the part ablation: frames weights that were trained otherwise, by their name in the table.
 
     Returns {"folder", "clips", "parts": {part: {"summary": {group: means}, "rows": [...]} or {"error": text}}}; parts
     with goals have "goals" as `judge` gives them, and frames has "learned", FID and why measures are missing.
@@ -341,6 +353,7 @@ def evaluate(
         lip_expert=_path(lip_expert),
         sheets=_path(sheets),
         identity_model=_path(identity_model),
+        variants={name: Path(path) for name, path in (variants or {}).items()},
     )
     evaluation = _Evaluation(Path(folder), only_held_back, options)
     result = {"folder": str(folder), "clips": 0, "parts": {}}

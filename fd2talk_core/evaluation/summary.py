@@ -150,6 +150,7 @@ COLUMNS = {
         "structure_ms_ssim",
         "structure_gmsd",
     ),
+    "ablation": ("mouth_l1_ratio", "eye_l1_ratio", "psnr_gain", "ms_ssim", "gmsd", "mouth_sharpness", "eye_sharpness"),
 }
 
 
