@@ -89,7 +89,7 @@ def as_batch(pictures: Iterable[np.ndarray], size: int) -> torch.Tensor:
 def evaluate_autoencoder(clips: list[Clip], coders: dict[str, torch.nn.Module], frames: int = 4) -> list[dict]:
     """Reconstruction at 256² of a few frames per clip.
 
-    coders: name -> module with encode((N, 3, H, W) in 0..1) and decode. Rows have psnr, ms_ssim and sharpness (ratio
+    coders: name -> module with encode((N, 3, H, W) in 0..1) and decode. Rows have psnr, ms_ssim, gmsd and sharpness (ratio
     of the Laplacian's energy) per coder.
     """
     rows = []
@@ -103,6 +103,7 @@ def evaluate_autoencoder(clips: list[Clip], coders: dict[str, torch.nn.Module], 
             made = coder.decode(coder.encode(truth)).clamp(0, 1)
             row[f"{name}_psnr"] = metrics.psnr(made, truth).mean().item()
             row[f"{name}_ms_ssim"] = metrics.ms_ssim(made, truth).mean().item()
+            row[f"{name}_gmsd"] = metrics.gmsd(made, truth).mean().item()
             row[f"{name}_sharpness"] = (metrics.laplacian_energy(made) / metrics.laplacian_energy(truth)).mean().item()
         rows.append(row)
     return rows
