@@ -89,8 +89,8 @@ def as_batch(pictures: Iterable[np.ndarray], size: int) -> torch.Tensor:
 def evaluate_autoencoder(clips: list[Clip], coders: dict[str, torch.nn.Module], frames: int = 4) -> list[dict]:
     """Reconstruction at 256² of a few frames per clip.
 
-    coders: name -> module with encode((N, 3, H, W) in 0..1) and decode. Rows have psnr, ms_ssim, gmsd and sharpness (ratio
-    of the Laplacian's energy) per coder.
+    coders: name -> module with encode((N, 3, H, W) in 0..1) and decode. Rows have psnr, ms_ssim, gmsd and sharpness
+    (ratio of the Laplacian's energy) per coder.
     """
     rows = []
     for clip in tqdm(clips, desc="autoencoder", unit="clip"):
