@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fd2talk_core import cli_training
 from fd2talk_core.errors import UserError
-from fd2talk_core.evaluation import bench, bench_alternative, bench_frames, bench_motion, bench_video
+from fd2talk_core.evaluation import apart, bench, bench_alternative, bench_frames, bench_video
 
 typer_testing = pytest.importorskip("typer.testing", reason="the extra 'cli' is not installed")
 
@@ -106,12 +106,12 @@ def test_matrix_result_and_tables(tmp_path, monkeypatch):
 
 
 def test_lengths_of_video_must_be_positive_and_growth_needs_two(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="--minutes-video"):
+    with pytest.raises(UserError, match="lengths to measure"):
         bench_video.bench_video("p.png", "a.wav", (0.0,))
     voice = torch.zeros(16_000).numpy()
-    bench_motion.write_recording(voice, 0.02, tmp_path / "voice.wav")
+    apart.write_recording(voice, 0.02, tmp_path / "voice.wav")
     peaks = iter((700.0, 500.0, 550.0))
-    monkeypatch.setattr(bench_video, "run_apart", lambda *_, **__: {"peak_memory_mb": next(peaks)})
+    monkeypatch.setattr(apart, "run_apart", lambda *_, **__: {"peak_memory_mb": next(peaks)})
     assert bench_video.bench_video("p.png", tmp_path / "voice.wav", (0.02,))["memory_growth"] is None
     growth = bench_video.bench_video("p.png", tmp_path / "voice.wav", (0.05, 0.02))["memory_growth"]
     assert growth == pytest.approx(0.1)

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from fd2talk_core.errors import UserError
 from fd2talk_core.evaluation import (
+    apart,
     bench,
     bench_motion,
     lip_expert,
@@ -360,15 +361,15 @@ def test_bad_requests(prepared, tmp_path):
 
 def test_a_long_recording_repeats_the_voice(tmp_path):
     voice = np.sin(np.arange(16_000) / 20).astype(np.float32) * 0.5
-    bench_motion.write_recording(voice, 0.05, tmp_path / "long.wav")
-    read = bench_motion.load_mono_16k(tmp_path / "long.wav")
+    apart.write_recording(voice, 0.05, tmp_path / "long.wav")
+    read = apart.load_mono_16k(tmp_path / "long.wav")
     assert len(read) == 48_000 and np.abs(read[16_000:32_000] - voice).max() < 2e-3
     with pytest.raises(UserError, match="above 0"):
         bench_motion.bench_motion(tmp_path / "long.wav", (0.0,))
 
 
 def test_stage_1_is_measured_in_a_process_of_its_own(tmp_path):
-    bench_motion.write_recording(np.random.default_rng(0).normal(0, 0.1, 16_000), 0.02, tmp_path / "voice.wav")
+    apart.write_recording(np.random.default_rng(0).normal(0, 0.1, 16_000), 0.02, tmp_path / "voice.wav")
     result = bench_motion.bench_motion(tmp_path / "voice.wav", (0.05, 0.02))
     assert [row["frames"] for row in result["lengths"]] == [30, 75]
     assert all(row["x_real_time"] > 0 and row["peak_memory_mb"] > 50 for row in result["lengths"])

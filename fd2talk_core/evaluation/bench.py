@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..device import autocast, pick_device
+from .apart import median_seconds
 from .bench_alternative import bench_alternative
 from .bench_frames import SIZES, STEPS, bench_matrix, usual_precisions
 from .bench_motion import FLAT, bench_motion
@@ -37,19 +37,6 @@ class _FirstFrame:
             self.seconds = time.perf_counter() - self.start
 
 
-def _milliseconds(call, device: torch.device) -> float:
-    """Median time of one call in ms, after two to warm up."""
-    times = []
-    for turn in range(REPEATS + 2):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if turn >= 2:
-            times.append((time.perf_counter() - start) * 1000)
-    return statistics.median(times)
-
-
 @torch.inference_mode()
 def time_coder(coder, size: int, device: torch.device, batch: int = 1) -> dict[str, float]:
     """Milliseconds per frame to encode and decode pictures of `size`² px, `batch` at a time, in stage 2's precision."""
@@ -57,8 +44,8 @@ def time_coder(coder, size: int, device: torch.device, batch: int = 1) -> dict[s
     with autocast(device):
         latents = coder.encode(pictures).contiguous(memory_format=torch.channels_last)
         return {
-            "encode_ms": _milliseconds(lambda: coder.encode(pictures), device) / batch,
-            "decode_ms": _milliseconds(lambda: coder.decode(latents), device) / batch,
+            "encode_ms": median_seconds(lambda: coder.encode(pictures), device, REPEATS, 2) * 1000 / batch,
+            "decode_ms": median_seconds(lambda: coder.decode(latents), device, REPEATS, 2) * 1000 / batch,
         }
 
 

@@ -10,15 +10,14 @@ add (classifier-free guidance, reference and temporal networks) is left out, in 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from ..device import pick_device
-from .bench_frames import PRECISIONS, peak_vram_mb, run_apart
+from .apart import median_seconds, run_apart
+from .bench_frames import PRECISIONS, peak_vram_mb
 
 STEPS = 20
 REPEATS = 3
@@ -51,17 +50,6 @@ def random_network(kind, config: dict, device: torch.device, dtype: torch.dtype)
     return network
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    times = []
-    for _ in range(REPEATS + 1):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
 @torch.inference_mode()
 def measure(
     size: int, precision: str, device: str, steps: int = STEPS, unet: dict | None = None,
@@ -82,9 +70,9 @@ def measure(
     network = random_network(UNet2DConditionModel, config, place, dtype)
     latent = torch.randn(1, 4, size // LATENT_FACTOR, size // LATENT_FACTOR, device=place, dtype=dtype)
     text = torch.randn(1, TEXT_TOKENS, config["cross_attention_dim"], device=place, dtype=dtype)
-    step = _seconds(lambda: network(latent, 500, text).sample, place)
+    step = median_seconds(lambda: network(latent, 500, text).sample, place, REPEATS)
     coder = random_network(AutoencoderKL, autoencoder or AUTOENCODER, place, dtype)
-    decode = _seconds(lambda: coder.decode(latent).sample, place)
+    decode = median_seconds(lambda: coder.decode(latent).sample, place, REPEATS)
     return {
         "size": size,
         "precision": precision,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,22 +17,10 @@ import torch
 
 from ..device import fast_dtype, pick_device
 from ..errors import UserError
+from .apart import run_apart
 
 SIZES, STEPS, FRAMES = (256, 512), (1, 2, 4), 24
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def run_apart(module: str, what: str, **arguments) -> dict:
-    """`python -m module JSON` in a process of its own; its last line of output is the result.
-
-    what: name of the work for the UserError that is raised when the process fails.
-    """
-    command = [sys.executable, "-m", module, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise UserError(f"Measuring {what} failed ({last}). Free memory, or choose smaller sizes.")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def precision_name(dtype: torch.dtype) -> str:

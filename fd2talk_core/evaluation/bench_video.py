@@ -11,10 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..audio.loading import load_mono_16k
-from ..errors import UserError
-from .bench_frames import run_apart
-from .bench_motion import write_recording
+from .apart import over_lengths
 
 # Frames are written as they are made, so their number decides the time only; a low rate keeps that short.
 FPS = 2.0
@@ -39,28 +36,10 @@ def bench_video(
     portrait: str | Path, audio: str | Path, minutes: Sequence[float], size: int = 256, steps: int = 2,
     device: str = "cpu", fps: float = FPS,
 ) -> dict:  # fmt: skip
-    """Measure the job on `audio`, repeated to each length, at a low frame rate.
-
-    Returns {"lengths": [what `measure` returns, ...], "memory_growth": peak of the longest over that of the shortest,
-    minus 1; None for a single length, or where the system does not tell}.
-    """
-    if not minutes or min(minutes) <= 0:
-        raise UserError("The lengths to measure must be minutes above 0. Write, say, --minutes-video 1,10.")
-    voice = load_mono_16k(audio)
-    lengths = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recording.wav"
-        for length in sorted(minutes):
-            write_recording(voice, length, path)
-            lengths.append(
-                run_apart(
-                    __name__, f"{length:g} minutes of video", portrait=str(portrait), audio=str(path), size=size,
-                    steps=steps, device=device, fps=fps,
-                )
-            )  # fmt: skip
-    first, last = lengths[0]["peak_memory_mb"], lengths[-1]["peak_memory_mb"]
-    growth = last / first - 1 if len(lengths) > 1 and first and last else None
-    return {"lengths": lengths, "memory_growth": growth}
+    """Measure the job on `audio`, repeated to each length, at a low frame rate; returns what `over_lengths` does."""
+    return over_lengths(
+        __name__, "video", audio, minutes, portrait=str(portrait), size=size, steps=steps, device=device, fps=fps
+    )
 
 
 if __name__ == "__main__":
