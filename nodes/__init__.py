@@ -8,6 +8,7 @@ from .frames import PasteBack, SampleFrames
 from .models import LoadModels
 from .motion import AudioToMotion
 from .motion_edit import EditMotion
+from .motion_editor import add_routes
 from .motion_files import LoadMotion, SaveMotion
 from .motion_preview import PreviewMotion
 from .motion_tools import BlendMotion, RetimeMotion
@@ -33,6 +34,9 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class FD2TalkExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        add_routes()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
 

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from .common import CATEGORY, MotionType, explained, seed_input
 from .motion import AS_GENERATED, blink_rate_input, gain_input
+from .motion_editor import shown_in_editor
 
 REGIONS = {
     "gaze": "eye movement",
@@ -71,11 +72,14 @@ class EditMotion(io.ComfyNode):
             display_name="Edit Motion",
             category=CATEGORY,
             description="Changes motion before frames are made: smooths it, scales single face regions and the head "
-            "movement, adds expressions by name, keyframes and blinks.",
+            "movement, adds expressions by name, keyframes and blinks. Its motion editor sets keyframes on a timeline.",
             search_aliases=[
                 "expression editor",
                 "blendshapes",
                 "keyframes",
+                "motion editor",
+                "timeline",
+                "animation curves",
                 "smile",
                 "blink",
                 "motion gain",
@@ -203,6 +207,11 @@ class EditMotion(io.ComfyNode):
                     tooltip="How values go from one keyframe to the next.",
                     advanced=True,
                 ),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Optional: the sound, for the motion editor to show and play. It changes nothing else.",
+                ),
             ],
             outputs=[
                 MotionType.Output(
@@ -231,10 +240,12 @@ class EditMotion(io.ComfyNode):
         keyframes: str = "",
         keyframe_mode: str = "add",
         interpolation: str = "smooth",
+        audio: dict | None = None,
         **values: float,
     ) -> io.NodeOutput:
         from ..fd2talk_core.face.model import FaceModel
         from ..fd2talk_core.motion import blinks, edit, tools
+        from ..fd2talk_core.motion.editor import EditStages
         from ..fd2talk_core.motion.keyframes import apply_keyframes, parse_keyframes
 
         face_model = FaceModel.load()
@@ -243,18 +254,35 @@ class EditMotion(io.ComfyNode):
         if mirror:
             motion = tools.mirror(motion, face_model)
         # Smoothing before anything is added, so that it does not blur what the user puts in.
-        motion = edit.smooth(motion, smoothing, smoothing_method)
-        motion = edit.scale_regions(motion, face_model, {region: values[f"{region}_gain"] for region in REGIONS})
+        source = motion = edit.smooth(motion, smoothing, smoothing_method)
+        gains = {region: values[f"{region}_gain"] for region in REGIONS}
+        motion = edit.scale_regions(motion, face_model, gains)
         motion = edit.scale_pose(motion, rotation_gain, translation_gain)
         motion = tools.pose_preset(motion, pose_preset, preset_strength)
         # Before controls and keyframes, whose blinks are the user's own.
         if blink_rate >= 0:
             motion = blinks.set_blink_rate(motion, face_model, blink_rate, seed=blink_seed)
+        shaped = motion
         motion = edit.apply_controls(motion, face_model, {name: values[name] for name in CONTROLS if values[name]})
         if keyframes.strip():
             motion = apply_keyframes(motion, face_model, parse_keyframes(keyframes), keyframe_mode, interpolation)
+        keyed = motion
         motion = blinks.add_blinks(motion, face_model, extra_blinks, blink_seed)
         if pose_limit:
             share = pose_limit / USUAL_LIMIT
             motion = tools.limit_pose(motion, (20 * share, 30 * share, 20 * share), 0.3 * share, 0.15 * share)
-        return io.NodeOutput(motion)
+        stages = EditStages(source, shaped, keyed, motion)
+        settings = {
+            "smoothing": smoothing,
+            "smoothing_method": smoothing_method,
+            "mirror": mirror,
+            "speed": speed,
+            "pose_preset": pose_preset,
+            "preset_strength": preset_strength,
+            "pose_limit": pose_limit,
+            "blink_rate": blink_rate,
+            "blink_seed": blink_seed,
+            "extra_blinks": extra_blinks,
+        }
+        shown = shown_in_editor(stages, face_model, gains, rotation_gain, translation_gain, audio, settings)
+        return io.NodeOutput(motion, ui=shown)

@@ -1,0 +1,53 @@
+"""The server's side of the motion editor: files of a run, and the face model; the page's side is web/motion_editor/."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+
+import folder_paths
+from aiohttp import web
+from server import PromptServer
+
+from .common import audio_samples
+
+
+def shown_in_editor(
+    stages, face_model, gains, rotation: float, translation: float, audio, settings: dict
+) -> dict[str, list[str]]:
+    """Write a run's motion and sound into ComfyUI's temp folder; returns their names there for the page.
+
+    settings: the values of widgets that shaped the motion, with which the page tells whether it is out of date.
+    """
+    from ..fd2talk_core.motion.editor import sound_peaks, write_editor_motion, write_sound
+
+    folder, name = folder_paths.get_temp_directory(), f"fd2talk_{uuid.uuid4().hex}"
+    files, peaks = {"motion": f"{name}.safetensors", "sound": None, "settings": settings}, None
+    # A video without sound gives no AUDIO; the editor then plays without.
+    if audio and audio.get("waveform") is not None:
+        samples, rate = audio_samples(audio)
+        peaks, files["sound"] = sound_peaks(samples, rate), f"{name}.flac"
+        write_sound(os.path.join(folder, files["sound"]), samples, rate)
+    path = os.path.join(folder, files["motion"])
+    write_editor_motion(path, stages, face_model, gains, rotation, translation, peaks)
+    # As text: the page takes anything that has a file name for a picture, and lists it.
+    return {"fd2talk_editor": [json.dumps(files)]}
+
+
+async def editor_face(request: web.Request) -> web.Response:
+    """The face model, which the editor shows before anything has run."""
+    from ..fd2talk_core.errors import UserError
+    from ..fd2talk_core.face.model import FaceModel
+    from ..fd2talk_core.motion.editor import face_for_editor
+
+    try:
+        return web.Response(body=face_for_editor(FaceModel.load()), content_type="application/octet-stream")
+    except UserError as error:
+        return web.Response(status=500, text=str(error))
+
+
+def add_routes() -> None:
+    # Scripts load nodes without a server.
+    if (server := getattr(PromptServer, "instance", None)) is not None:
+        server.routes.get("/fd2talk/editor_face")(editor_face)

@@ -1,0 +1,365 @@
+// The editor's window: puts timeline, face, gains and player together, and writes into the node's widgets.
+
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+import { EditorDocument } from "./document.js";
+import { FaceView } from "./face.js";
+import { keyHelp, onKey } from "./keyboard.js";
+import { INTERPOLATIONS, KeyframesError, MODES, POSE_COLUMNS, limitsOf } from "./keyframes.js";
+import { EditedMotion, Motion } from "./motion.js";
+import * as nodes from "./node.js";
+import { GainPanel } from "./panel.js";
+import { Player } from "./player.js";
+import { addStyle, coloursOf, make, paint } from "./theme.js";
+import { Timeline, labelOf } from "./timeline.js";
+
+// Lanes of an editor that has no keyframes yet.
+const FIRST = [
+  ...["jaw_open", "smile_left", "smile_right", "brow_raise_left", "brow_raise_right", "gaze_x"],
+  ...["pitch", "yaw"],
+];
+const SECONDS_BEFORE_RUN = 10;
+const MODE_WORDS = { add: "add to the motion", replace: "replace the motion" };
+
+let opened = null;
+
+/** Open the editor of a node; only one is open at a time. */
+export function openEditor(node) {
+  opened?.close();
+  opened = new MotionEditor(node);
+  return opened;
+}
+
+/** Let an open editor of this node show what a run gave. */
+export function showRun(node) {
+  if (opened?.node === node) opened.loadRun();
+}
+
+class MotionEditor {
+  constructor(node) {
+    addStyle();
+    this.node = node;
+    this.face = null;
+    this.motion = new Motion();
+    this.edited = null;
+    this.listeners = [];
+    this.problem = "";
+    this.busy = "";
+    const values = nodes.readValues(node);
+    try {
+      this.document = new EditorDocument(values, (_, finished) => this.changed(finished));
+    } catch (error) {
+      if (!(error instanceof KeyframesError)) throw error;
+      this.problem = `${error.message} Correct the text in the node, or begin anew: what you do here replaces it.`;
+      this.document = new EditorDocument({ ...values, keyframes: "" }, (_, finished) => this.changed(finished));
+    }
+    if (nodes.isLinked(node, "keyframes")) {
+      this.problem = "The keyframes come by a wire from another node. What you set here counts once it is removed.";
+    }
+    this.build();
+    document.body.append(this.dialog);
+    this.dialog.showModal();
+    this.colours = coloursOf(this.dialog);
+    paint(this.dialog, this.colours);
+    this.timeline.setNames(this.lanes());
+    this.timeline.setDuration(this.length());
+    this.player.load(null, this.length());
+    this.refresh();
+    this.timeline.surface.focus();
+    this.listenToRuns();
+    this.start();
+  }
+
+  async start() {
+    try {
+      this.face = await nodes.loadFace();
+    } catch (error) {
+      this.problem = `The face model could not be loaded (${error.message}). Look into ComfyUI's log.`;
+      this.refresh();
+      return;
+    }
+    if (opened !== this) return;
+    this.faceView = new FaceView(this.faceCanvas, this.face);
+    this.fillTrackChoice();
+    this.timeline.rebuildLabels();
+    await this.loadRun();
+  }
+
+  async loadRun() {
+    if (!this.face) return;
+    const run = nodes.lastRun(this.node);
+    if (run) {
+      try {
+        this.motion = await nodes.loadMotion(run.motion);
+        this.run = run;
+      } catch {
+        this.lost = true; // the temp folder is emptied when ComfyUI starts
+      }
+    }
+    if (opened !== this) return;
+    this.document.frameTime = this.motion.fps ? 1 / this.motion.fps : null;
+    this.applyEdits();
+    this.timeline.setDuration(this.length());
+    this.player.load(this.run?.sound ? nodes.soundUrl(this.run.sound) : null, this.length());
+    this.refresh();
+  }
+
+  /** Seconds on the timeline: the motion's, or before a run a guess with room behind the last key. */
+  length() {
+    if (this.motion.frames) return this.motion.duration;
+    const last = Math.max(0, ...[...this.document.tracks.values()].flat().map(({ time }) => time));
+    return Math.max(SECONDS_BEFORE_RUN, last + 2);
+  }
+
+  lanes() {
+    const keyed = [...this.document.tracks.keys()];
+    return keyed.length ? keyed : FIRST;
+  }
+
+  knows(name) {
+    return name in POSE_COLUMNS || !this.face || this.face.controls.has(name);
+  }
+
+  build() {
+    const { document: edits } = this;
+    this.player = new Player((seconds, playing) => this.showTime(seconds, playing));
+    this.timeline = new Timeline(this);
+    this.gains = new GainPanel(this);
+    const button = (text, action, title = "") => {
+      const element = make("button", { textContent: text, title, type: "button" });
+      element.addEventListener("click", action);
+      return element;
+    };
+    const choice = (name, values, words = {}) => {
+      const element = make("select", {}, ...values.map((value) => new Option(words[value] ?? value, value)));
+      element.addEventListener("change", () => edits.set(name, element.value));
+      return element;
+    };
+    const field = (label, apply) => {
+      const input = make("input", { type: "number", step: "any" });
+      input.addEventListener("change", () => {
+        if (input.value !== "" && Number.isFinite(input.valueAsNumber)) apply(input.valueAsNumber);
+        this.refresh();
+      });
+      return [input, make("label", {}, label, input)];
+    };
+
+    this.words = make("div", { className: "fd2e-words", role: "status" });
+    this.runButton = button("Run", () => this.queue(), "Run the workflow (Ctrl+Enter)");
+    this.runButton.className = "main";
+    this.playButton = button("Play", () => this.player.toggle(), "Play or pause (Space)");
+    this.clock = make("span", { className: "fd2e-clock" });
+    this.undoButton = button("Undo", () => edits.undo(), "Ctrl+Z");
+    this.redoButton = button("Redo", () => edits.redo(), "Ctrl+Y");
+    this.mode = choice("mode", MODES, MODE_WORDS);
+    this.interpolation = choice("interpolation", INTERPOLATIONS);
+    this.trackChoice = make("select", { "aria-label": "Add a track" });
+    this.trackChoice.addEventListener("change", () => this.addTrack(this.trackChoice.value));
+    this.fillTrackChoice();
+    const [time, timeLabel] = field("Time (s)", (value) => edits.moveSelected(value, edits.selectedKey.value));
+    const [value, valueLabel] = field("Value", (number) => edits.moveSelected(edits.selectedKey.time, number));
+    [this.timeField, this.valueField] = [time, value];
+    this.deleteButton = button("Delete key", () => edits.deleteSelected(), "Delete");
+    this.faceCanvas = make("canvas", { className: "fd2e-face", role: "img", "aria-label": "The face at this moment" });
+    this.announcer = make("div", { className: "fd2e-hidden", "aria-live": "polite" });
+
+    this.dialog = make(
+      "dialog",
+      { className: "fd2e", role: "dialog", "aria-modal": "true", "aria-label": "Motion editor" },
+      make(
+        "header",
+        {},
+        make("h2", { textContent: `Motion editor: ${this.node.getTitle?.() ?? "Edit Motion"}` }),
+        this.words,
+        this.runButton,
+        button("Close", () => this.close(), "Esc"),
+      ),
+      make(
+        "div",
+        { className: "fd2e-tools", role: "toolbar", "aria-label": "Tools" },
+        this.playButton,
+        this.clock,
+        this.undoButton,
+        this.redoButton,
+        this.trackChoice,
+        make("label", {}, "Keyframes", this.mode),
+        make("label", {}, "Between keys", this.interpolation),
+        make("span", { className: "fd2e-gap" }),
+        timeLabel,
+        valueLabel,
+        this.deleteButton,
+        button("−", () => this.timeline.zoom(1.5), "Show more time (Ctrl + wheel)"),
+        button("+", () => this.timeline.zoom(1 / 1.5), "Show less time (Ctrl + wheel)"),
+        button("Fit", () => this.timeline.fit(), "Show everything"),
+      ),
+      make(
+        "div",
+        { className: "fd2e-body" },
+        make("div", { className: "fd2e-side" }, this.faceCanvas, this.gains.element, keyHelp()),
+        this.timeline.element,
+      ),
+      this.announcer,
+    );
+    this.dialog.addEventListener("keydown", (event) => onKey(this, event));
+    // Esc closes the window, but first leaves a number that is being typed.
+    this.dialog.addEventListener("close", () => this.close());
+  }
+
+  fillTrackChoice() {
+    const controls = this.face ? [...this.face.controls.keys()] : FIRST.filter((name) => !(name in POSE_COLUMNS));
+    const group = (label, names) => {
+      const element = make("optgroup", { label });
+      element.append(...names.map((name) => new Option(labelOf(name), name)));
+      return element;
+    };
+    this.trackChoice.replaceChildren(
+      new Option("Add track…", ""),
+      group("Head", Object.keys(POSE_COLUMNS)),
+      group("Face", controls),
+    );
+  }
+
+  addTrack(name) {
+    this.trackChoice.value = "";
+    if (!name) return;
+    if (!this.timeline.names.includes(name)) this.timeline.setNames([...this.timeline.names, name]);
+    this.timeline.activate(name);
+    this.timeline.surface.focus();
+    this.showTime(this.player.seconds, this.player.playing);
+  }
+
+  removeTrack(name) {
+    this.timeline.setNames(this.timeline.names.filter((other) => other !== name));
+    this.document.removeTrack(name);
+    this.timeline.surface.focus();
+  }
+
+  seek(seconds) {
+    this.player.seek(seconds);
+  }
+
+  focusValue() {
+    this.valueField.focus();
+    this.valueField.select();
+  }
+
+  /** Something in the document is different: show it, and when it is finished write it into the node. */
+  changed(finished) {
+    if (finished) {
+      nodes.writeValues(this.node, this.document.values());
+      nodes.markChanged();
+      this.node.fd2talkStrip?.draw();
+      const missing = [...this.document.tracks.keys()].filter((name) => !this.timeline.names.includes(name));
+      if (missing.length) this.timeline.setNames([...this.timeline.names, ...missing]);
+    }
+    this.applyEdits();
+    this.refresh();
+  }
+
+  applyEdits() {
+    if (!this.face) {
+      this.timeline.draw();
+      return;
+    }
+    const { document: edits } = this;
+    const { rotation, translation, ...gains } = edits.gains;
+    const controls = nodes.readControls(this.node, this.face);
+    const { tracks, mode, interpolation } = edits;
+    const settings = { gains, rotation, translation, controls, tracks, mode, interpolation };
+    this.edited = new EditedMotion(this.face, this.motion, settings);
+    const shape = JSON.stringify([edits.gains, controls, this.run?.motion, this.timeline.names]);
+    if (shape === this.shape) this.timeline.fitRanges();
+    else this.timeline.measure();
+    this.shape = shape;
+    this.timeline.draw();
+    this.showTime(this.player.seconds, this.player.playing);
+  }
+
+  showTime(seconds, playing) {
+    this.timeline.setTime(seconds, playing);
+    this.clock.textContent = `${seconds.toFixed(2)} / ${this.player.duration.toFixed(2)} s`;
+    this.playButton.textContent = playing ? "Pause" : "Play";
+    if (!this.edited || !this.colours) return;
+    const state = this.edited.at(seconds);
+    this.faceView.draw(state, this.colours);
+    this.timeline.showValues(state);
+  }
+
+  refresh() {
+    const { document: edits } = this;
+    const key = edits.selectedKey;
+    this.undoButton.disabled = !edits.canUndo;
+    this.redoButton.disabled = !edits.canRedo;
+    this.mode.value = edits.mode;
+    this.interpolation.value = edits.interpolation;
+    for (const element of [this.timeField, this.valueField, this.deleteButton]) element.disabled = !key;
+    this.timeField.value = key ? key.time : "";
+    this.valueField.value = key ? key.value : "";
+    const [least, most] = key ? limitsOf(edits.selected.name) : [-10, 10];
+    this.valueField.title = `${least} to ${most}`;
+    this.gains.refresh();
+    this.timeline.showLegend(edits.mode, this.motion.frames > 0);
+    const said = key ? `${labelOf(edits.selected.name)}, ${key.time} seconds, ${key.value}` : "";
+    if (this.announcer.textContent !== said) this.announcer.textContent = said;
+    const [words, bad] = this.status();
+    this.words.textContent = words;
+    this.words.classList.toggle("bad", bad);
+  }
+
+  /** What the user should know now: [words, whether something is wrong]. */
+  status() {
+    if (this.busy) return [this.busy, false];
+    if (this.problem) return [this.problem, true];
+    if (!this.run) {
+      const why = this.lost ? "The last run's data is gone, as ComfyUI was started again." : "Nothing has run yet.";
+      const more = "Run adds this motion's curves and length, and the sound of a connected audio.";
+      return [`${why} Keyframes can be set already. ${more}`, false];
+    }
+    const changed = nodes.changedSince(this.node, this.run);
+    if (changed.length) return [`Changed since the last run, and shown after the next: ${changed.join(", ")}.`, false];
+    return [this.run.sound ? "" : "Without sound: connect audio to this node and run to see and hear it.", false];
+  }
+
+  async queue() {
+    this.problem = "";
+    this.busy = "Running…";
+    this.refresh();
+    this.timeline.surface.focus();
+    await app.extensionManager.command.execute("Comfy.QueuePrompt");
+    const refused = Object.keys(app.lastNodeErrors ?? {}).length > 0;
+    if (refused) this.finished("ComfyUI refused the workflow. Close the editor to see which node has an error.");
+  }
+
+  finished(problem = "") {
+    this.busy = "";
+    this.problem = problem;
+    this.refresh();
+  }
+
+  listenToRuns() {
+    const on = (name, action) => {
+      api.addEventListener(name, action);
+      this.listeners.push([name, action]);
+    };
+    on("execution_start", () => {
+      this.busy = "Running…";
+      this.refresh();
+    });
+    on("execution_success", () => this.finished());
+    on("execution_interrupted", () => this.finished("The run was cancelled."));
+    on("execution_error", ({ detail }) => {
+      this.finished(`The run failed: ${detail?.exception_message ?? "see ComfyUI's log"}`);
+    });
+  }
+
+  close() {
+    if (opened !== this) return;
+    opened = null;
+    this.player.load(null, 0);
+    this.timeline.close();
+    for (const [name, action] of this.listeners) api.removeEventListener(name, action);
+    if (this.dialog.open) this.dialog.close();
+    this.dialog.remove();
+    nodes.markChanged();
+  }
+}
