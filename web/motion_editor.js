@@ -20,10 +20,11 @@ function addStrip(node) {
   const widget = node.addDOMWidget("motion_editor", "fd2talk_motion_editor", strip.element, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => HEIGHT,
-    getMaxHeight: () => HEIGHT,
   });
   widget.serialize = false;
+  // A fixed height, for the classic canvas and for Nodes 2.0, which stretches what can have any.
+  widget.computeLayoutSize = undefined;
+  widget.computeSize = (width) => [width, HEIGHT];
   // First in the node, which is long. Saved values stand in the widgets' order; the strip must leave no gap in them.
   node.widgets.splice(node.widgets.indexOf(widget), 1);
   node.widgets.unshift(widget);

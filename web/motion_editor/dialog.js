@@ -88,6 +88,8 @@ class MotionEditor {
   async loadRun() {
     if (!this.face) return;
     const run = nodes.lastRun(this.node);
+    // An unchanged workflow that is run again hands over what is here already.
+    if (run && run.motion === this.run?.motion) return;
     if (run) {
       try {
         this.motion = await nodes.loadMotion(run.motion);
@@ -130,8 +132,8 @@ class MotionEditor {
       element.addEventListener("click", action);
       return element;
     };
-    const choice = (name, values, words = {}) => {
-      const element = make("select", {}, ...values.map((value) => new Option(words[value] ?? value, value)));
+    const choice = (name, label, values, words = {}) => {
+      const element = make("select", { "aria-label": label }, ...values.map((value) => new Option(words[value] ?? value, value)));
       element.addEventListener("change", () => edits.set(name, element.value));
       return element;
     };
@@ -151,8 +153,8 @@ class MotionEditor {
     this.clock = make("span", { className: "fd2e-clock" });
     this.undoButton = button("Undo", () => edits.undo(), "Ctrl+Z");
     this.redoButton = button("Redo", () => edits.redo(), "Ctrl+Y");
-    this.mode = choice("mode", MODES, MODE_WORDS);
-    this.interpolation = choice("interpolation", INTERPOLATIONS);
+    this.mode = choice("mode", "Keyframes", MODES, MODE_WORDS);
+    this.interpolation = choice("interpolation", "Between keys", INTERPOLATIONS);
     this.trackChoice = make("select", { "aria-label": "Add a track" });
     this.trackChoice.addEventListener("change", () => this.addTrack(this.trackChoice.value));
     this.fillTrackChoice();

@@ -142,7 +142,7 @@ function drawLane(timeline, pen, name, top, lane, width, states) {
     diamond(pen, timeline.xOf(key.time), y(key.value), chosen ? 7 : 5, colours, chosen);
     if (!chosen) continue;
     const text = `${key.time.toFixed(2)} s  ${key.value}${unitOf(name)}`;
-    label(pen, timeline.xOf(key.time), y(key.value), text, { colours, width, top, lane });
+    label(pen, timeline.xOf(key.time), y(key.value), text, { colours, width, top });
   }
   pen.fillStyle = colours.dim;
   pen.textAlign = "right";
@@ -188,10 +188,10 @@ function diamond(pen, x, y, size, colours, chosen) {
   pen.stroke();
 }
 
-function label(pen, x, y, text, { colours, width, top, lane }) {
+function label(pen, x, y, text, { colours, width, top }) {
   const wide = pen.measureText(text).width + 8;
-  const left = x + 12 + wide > width ? x - 12 - wide : x + 12;
-  const middle = Math.min(Math.max(y, top + LANE_MARGIN + 2), top + lane - LANE_MARGIN - 2);
+  const left = Math.min(Math.max(2, x - wide / 2), width - wide - 2);
+  const middle = y - 20 < top + LANE_MARGIN ? y + 20 : y - 20; // clear of the key and of the curve beside it
   pen.fillStyle = colours.light ? "#fffffff0" : "#000000c0";
   pen.fillRect(left, middle - 9, wide, 18);
   pen.fillStyle = colours.text;

@@ -3,7 +3,6 @@
 import { project } from "./motion.js";
 import { penOf } from "./theme.js";
 
-const AMBIENT = 0.35;
 const IRIS_HIDDEN = 0.08; // lids this close hide the iris
 
 const gap = (p, a, b) => Math.hypot(p[3 * a] - p[3 * b], p[3 * a + 1] - p[3 * b + 1], p[3 * a + 2] - p[3 * b + 2]);
@@ -83,7 +82,7 @@ export class FaceView {
     pen.lineJoin = "round";
     const shade = (colour, light) => `rgb(${colour.map((channel) => Math.round(channel * light)).join()})`;
     for (const { corners, iris, facing } of seen) {
-      const light = AMBIENT + (1 - AMBIENT) * facing;
+      const light = colours.ambient + (1 - colours.ambient) * facing;
       path(corners);
       pen.fillStyle = shade(colours.skin, light);
       pen.fill();

@@ -33,7 +33,7 @@ const CSS = `
   border-right: 1px solid var(--border-color, #4e4e4e); }
 .fd2e-face { width: 100%; aspect-ratio: 1; flex: none; border-radius: 8px; background: var(--fd2e-ground); }
 .fd2e-side h3 { font-size: 13px; margin: 6px 0 0; font-weight: 600; }
-.fd2e-gain { display: grid; grid-template-columns: 62px 62px 1fr 42px; align-items: center; gap: 6px; }
+.fd2e-gain { display: grid; grid-template-columns: 78px 58px 1fr 36px; align-items: center; gap: 6px; }
 .fd2e-gain button { padding: 1px 4px; min-height: 24px; }
 .fd2e-gain button[aria-pressed=true] { background: var(--fd2e-key); border-color: var(--fd2e-key); color: #111; }
 .fd2e-gain input[type=range] { width: 100%; min-width: 0; accent-color: var(--fd2e-accent); }
@@ -105,6 +105,7 @@ export function coloursOf(element) {
   return {
     ...colours,
     light,
+    ambient: light ? 0.7 : 0.35, // light on triangles that are seen from the side
     accent,
     onAccent: light ? "#ffffff" : "#0c1a26",
     text: of("--input-text", "#dddddd"),
