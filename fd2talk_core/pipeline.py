@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from .ahead import ahead
 from .audio.loading import frame_count, load_audio, to_mono_16k
-from .checkpoint import default_weights
 from .device import pick_device
 from .errors import UserError
 from .face.model import FaceModel
 from .face.tracker import FaceTracker
 from .frames.appearance import encode_portrait
-from .frames.composite import Compositor
-from .frames.detail import DetailLayer
 from .frames.limits import soft_limit, torso_share
 from .frames.model import FrameModel
-from .frames.sampling import sample_frames
 from .motion.clip import MotionClip
 from .motion.model import MotionModel
 from .motion.sampling import generate_motion
 from .motion.schedule import check_driving
+from .render import RenderSettings, render_frames, render_key, video_size, with_length
 from .video.reading import read_picture
 from .video.writer import SegmentedWriter, exact_rate
 
@@ -119,7 +111,7 @@ def talk(
     """
     out = _checked_target(out)
     _check_settings(seed, steps, motion_steps, size)
-    torso_motion = torso_share(torso)
+    torso_share(torso)  # refuses other words before anything is loaded
     rate_of_video = exact_rate(fps)
     fps = float(rate_of_video)
     report = TalkReport(out, fps=fps)
@@ -173,37 +165,16 @@ def talk(
             report.notes.append(f"The motion is saved in {clip.save(save_motion)}.")
         clip, limited = soft_limit(clip, face_model, appearance)
         report.notes += [limited] if limited else []
-    compositor = Compositor(appearance) if paste else None
-    detail = DetailLayer(face_model, appearance, torso_motion) if paste else None
-    height, width = picture.shape[:2] if paste else (size, size)
-    key = _fingerprint(picture, clip, seed, steps, size, paste, torso, device)
-    with SegmentedWriter(out, rate_of_video, (width, height), key) as writer:
-        report.resumed = made = writer.frames_done
+    settings = RenderSettings(steps=steps, seed=seed, torso=torso, paste=paste)
+    key = render_key(frame_model, appearance, clip, settings, device)
+    with SegmentedWriter(out, rate_of_video, video_size(appearance, paste), key, audio=samples, rate=rate) as writer:
+        report.resumed = writer.frames_done
         if report.resumed:
             report.notes.append(f"An interrupted render went on after frame {report.resumed}.")
         with stage("frames"):
-            batches = sample_frames(
-                frame_model,
-                face_model,
-                appearance,
-                clip,
-                steps=steps,
-                seed=seed,
-                progress=progress,
-                start=report.resumed,
-                torso=torso_motion,
-            )
-            # The next batch is made while this one is pasted and encoded.
-            with closing(ahead(batches, depth=1)) as made_ahead:
-                for frames in made_ahead:
-                    if compositor is None:
-                        writer.write(frames)
-                    else:  # one by one, because a portrait may have many megapixels
-                        for picture in compositor.stream(frames, detail(clip, made, len(frames))):
-                            writer.write(picture)
-                    made += len(frames)
+            render_frames(frame_model, face_model, appearance, clip, writer, settings, progress=progress)
         with stage("join"):
-            writer.finish(samples, rate)
+            writer.finish()
     report.peak_memory_mb = peak_memory_mb()
     return report
 
@@ -264,15 +235,4 @@ def _fitted(clip: MotionClip, fps: float, frames: int, notes: list[str]) -> Moti
     if abs(len(clip) - frames) > 1:
         what = "longer than the audio and is cut" if len(clip) > frames else "shorter than the audio; its end is held"
         notes.append(f"The motion ({clip.duration:.2f} s) is {what}.")
-    index = torch.arange(frames).clamp(max=len(clip) - 1)
-    return clip.with_changes(expression=clip.expression[index], pose=clip.pose[index], valid=clip.valid[index])
-
-
-def _fingerprint(picture: np.ndarray, clip: MotionClip, *settings) -> str:
-    """Identifies a render: a resumed one must have the same picture, motion, weights and settings."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for values in (picture, clip.expression.numpy(), clip.pose.numpy()):
-        digest.update(np.ascontiguousarray(values))
-    for name in ("face_model", "autoencoder", "frames"):
-        digest.update(default_weights(name).read_bytes())
-    return digest.hexdigest()
+    return with_length(clip, frames)

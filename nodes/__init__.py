@@ -14,6 +14,8 @@ from .motion_preview import PreviewMotion
 from .motion_tools import BlendMotion, RetimeMotion
 from .motion_tracking import TrackMotion
 from .portrait import EncodeAppearance
+from .render import RenderVideo
+from .talking_head import TalkingHead
 from .video import VideoCombine
 
 NODES: list[type[io.ComfyNode]] = [
@@ -30,6 +32,8 @@ NODES: list[type[io.ComfyNode]] = [
     SampleFrames,
     PasteBack,
     VideoCombine,
+    RenderVideo,
+    TalkingHead,
 ]
 
 

@@ -91,9 +91,9 @@ def progress_bar() -> Callable[[int, int], None]:
     return report
 
 
-def tell(node_id: str | None, text: str) -> None:
-    """Show a remark under the node, and in the log."""
-    log.warning("%s", text)
+def tell(node_id: str | None, text: str, level: int = logging.WARNING) -> None:
+    """Show a remark under the node, in the place of an earlier one, and in the log."""
+    log.log(level, "%s", text)
     if node_id is not None:
         from server import PromptServer
 

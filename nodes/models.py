@@ -48,6 +48,34 @@ def same_face_model(face_model: FaceModel, network_hash: str, part: str) -> None
         )
 
 
+def load_models(checkpoint: str = SHIPPED, dtype: str = "auto"):
+    """Stage 1's patcher and stage 2 as LoadedFrameModel; a checkpoint that is not SHIPPED replaces one of the two."""
+    from ..fd2talk_core.checkpoint import checkpoint_kind
+    from ..fd2talk_core.face.model import FaceModel
+    from ..fd2talk_core.face.tracker import FaceTracker
+    from ..fd2talk_core.frames.model import FrameModel
+    from ..fd2talk_core.motion.model import MotionModel
+
+    paths = {}
+    if checkpoint != SHIPPED:
+        path = folder_paths.get_full_path_or_raise(FOLDER, checkpoint)
+        kind = checkpoint_kind(path)
+        if kind not in ("motion", "frames"):
+            raise UserError(
+                f"The file {checkpoint} in models/{FOLDER} is "
+                f"{f'FD2Talk {kind} weights' if kind else 'not an FD2Talk checkpoint'}, but motion or frames "
+                "weights are needed here. Choose another file, or the default."
+            )
+        paths[kind] = path
+    face_model = FaceModel.load()
+    motion = MotionModel.load(paths.get("motion"))
+    frames = FrameModel.load(paths.get("frames"))
+    same_face_model(face_model, motion.face_model_hash, "motion")
+    same_face_model(face_model, frames.face_model_hash, "frame")
+
+    return managed(motion), LoadedFrameModel(managed(frames), DTYPES[dtype], FaceTracker.load(), face_model)
+
+
 class LoadModels(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -95,30 +123,4 @@ class LoadModels(io.ComfyNode):
     @classmethod
     @explained
     def execute(cls, checkpoint: str, dtype: str) -> io.NodeOutput:
-        from ..fd2talk_core.checkpoint import checkpoint_kind
-        from ..fd2talk_core.face.model import FaceModel
-        from ..fd2talk_core.face.tracker import FaceTracker
-        from ..fd2talk_core.frames.model import FrameModel
-        from ..fd2talk_core.motion.model import MotionModel
-
-        paths = {}
-        if checkpoint != SHIPPED:
-            path = folder_paths.get_full_path_or_raise(FOLDER, checkpoint)
-            kind = checkpoint_kind(path)
-            if kind not in ("motion", "frames"):
-                raise UserError(
-                    f"The file {checkpoint} in models/{FOLDER} is "
-                    f"{f'FD2Talk {kind} weights' if kind else 'not an FD2Talk checkpoint'}, but motion or frames "
-                    "weights are needed here. Choose another file, or the default."
-                )
-            paths[kind] = path
-        face_model = FaceModel.load()
-        motion = MotionModel.load(paths.get("motion"))
-        frames = FrameModel.load(paths.get("frames"))
-        same_face_model(face_model, motion.face_model_hash, "motion")
-        same_face_model(face_model, frames.face_model_hash, "frame")
-
-        return io.NodeOutput(
-            managed(motion),
-            LoadedFrameModel(managed(frames), DTYPES[dtype], FaceTracker.load(), face_model),
-        )
+        return io.NodeOutput(*load_models(checkpoint, dtype))

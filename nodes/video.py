@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import uuid
+from typing import TYPE_CHECKING
 
 import folder_paths
 import numpy as np
@@ -13,8 +14,14 @@ import torch
 from comfy_api.latest import InputImpl, Types, io
 
 from .common import CATEGORY, audio_samples, explained, progress_bar, rgb
+from .render import FORMATS, quality_input
+
+if TYPE_CHECKING:
+    from ..fd2talk_core.video.formats import VideoFormat
 
 MP4, FRAMES = "mp4", "uncompressed frames"
+# Save Video stores no ProRes, and what lies beside a file (GIF and so on) would be lost in the temp folder.
+FILE_FORMATS = tuple(name for name in FORMATS if " and " not in name and "ProRes" not in name)
 WRITE_BATCH = 8
 
 
@@ -49,21 +56,24 @@ class VideoCombine(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "format",
-                    options=[MP4, FRAMES],
+                    options=[MP4, FRAMES, *FILE_FORMATS[1:]],
                     default=MP4,
-                    tooltip="mp4: a high-quality H.264 file that Save Video copies as it is. Uncompressed frames: "
-                    "keeps the images in memory and lets Save Video choose codec and quality.",
+                    tooltip="mp4: an H.264 file that Save Video copies as it is. Uncompressed frames: "
+                    "keeps the images in memory and lets Save Video choose codec and quality. H.265 and VP9 "
+                    "make smaller files and take longer.",
                     advanced=True,
                 ),
                 io.Audio.Input("audio", optional=True, tooltip="The sound. Left out, the video is silent."),
+                quality_input(optional=True),
             ],
             outputs=[io.Video.Output("video", tooltip="The video, for Save Video.")],
         )
 
     @classmethod
     @explained
-    def execute(cls, images, fps: float, format: str, audio=None) -> io.NodeOutput:
+    def execute(cls, images, fps: float, format: str, audio=None, quality: str = "high") -> io.NodeOutput:
         from ..fd2talk_core.audio.loading import frame_count
+        from ..fd2talk_core.video.formats import find_format
         from ..fd2talk_core.video.writer import exact_rate
 
         images = rgb(images, "frame input")
@@ -72,8 +82,9 @@ class VideoCombine(io.ComfyNode):
         held = 0
         if samples is not None:
             held = max(0, frame_count(samples.shape[1] / rate, float(exact)) - len(images))
-        if format == MP4:
-            return io.NodeOutput(InputImpl.VideoFromFile(write_mp4(images, exact, held, samples, rate)))
+        if format != FRAMES:
+            path = write_video(images, exact, held, samples, rate, find_format(format), quality)
+            return io.NodeOutput(InputImpl.VideoFromFile(path))
 
         images = even(images)
         if samples is not None:
@@ -84,14 +95,16 @@ class VideoCombine(io.ComfyNode):
         return io.NodeOutput(InputImpl.VideoFromComponents(Types.VideoComponents(images, exact, audio)))
 
 
-def write_mp4(images: torch.Tensor, fps, held: int, samples: np.ndarray | None, rate: int) -> str:
+def write_video(
+    images: torch.Tensor, fps, held: int, samples: np.ndarray | None, rate: int, form: VideoFormat, quality: str
+) -> str:
     """Encode into ComfyUI's temp folder and return the path; `held` repeats of the last frame are added."""
     from ..fd2talk_core.video.writer import SegmentedWriter
 
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
     name = uuid.uuid4().hex
-    path = os.path.join(folder, f"fd2talk_{name}.mp4")
+    path = os.path.join(folder, f"fd2talk_{name}{form.suffix}")
     total = len(images) + held
     if samples is not None:
         missing = round(total / float(fps) * rate) - samples.shape[1]
@@ -99,7 +112,7 @@ def write_mp4(images: torch.Tensor, fps, held: int, samples: np.ndarray | None, 
         if missing > rate / float(fps) / 2:
             samples = np.pad(samples, ((0, 0), (0, missing)))
     progress = progress_bar()
-    writer = SegmentedWriter(path, fps, (images.shape[2], images.shape[1]), settings_key=name)
+    writer = SegmentedWriter(path, fps, (images.shape[2], images.shape[1]), name, form=form, quality=quality)
     try:
         for start in range(0, total, WRITE_BATCH):
             progress(start, total)

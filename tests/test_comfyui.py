@@ -47,6 +47,8 @@ NODES = {
     "FD2TalkSampleFrames": "Sample Talking Frames",
     "FD2TalkPasteBack": "Paste Face Back",
     "FD2TalkVideoCombine": "Combine Frames and Audio",
+    "FD2TalkRenderVideo": "Render Talking Video",
+    "FD2TalkTalkingHead": "Talking Head",
 }
 WORKFLOW = "Talking Portrait"
 RUN_TIME_PACKAGES = {"diffusers", "librosa", "imageio"}

@@ -218,7 +218,7 @@ def test_controls_reach_the_motion_and_the_render_key(tmp_path, weights, short_v
     class Enough(Exception):
         pass
 
-    def writer(out, rate, size, key):
+    def writer(out, fps, size, key, **sound):
         keys.append(key)
         raise Enough
 

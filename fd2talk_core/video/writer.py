@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import librosa
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ..errors import UserError
+from .animation import write_gif, write_webp
+from .formats import H264, MAX_ANIMATION_SECONDS, VideoFormat
+from .muxing import Muxer, playable_audio, segment_packets
 from .reading import iter_frames
 
 log = logging.getLogger(__name__)
 
 COMMENT = "Synthetic video made with FD2Talk"
-FORMAT = "1"
-# The number of encoder threads changes x264's output; a resumed render must not depend on the machine's cores.
-CODEC_OPTIONS = {"crf": "16", "preset": "veryfast", "threads": "4"}
-AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
-AAC_FRAME = 1024
+STATE_VERSION = "2"
+SEGMENT_FRAMES = 96
+PNG_LEVEL = 4
 BT709, LIMITED_RANGE = 1, 1
 MAX_SIDE = 8192
 
@@ -55,31 +56,40 @@ def _write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _packets(path: Path, fps: Fraction, start: int) -> Iterator[tuple[av.Packet, int, int]]:
-    """Video packets of one segment with presentation and decoding time as frame numbers of the whole video."""
-    with av.open(str(path)) as container:
-        for packet in container.demux(video=0):
-            if packet.pts is None:
-                continue
-            pts, dts = (round(value * packet.time_base * fps) for value in (packet.pts, packet.dts))
-            yield packet, start + pts, start + dts
+def unfinished(folder: str | Path, stem_start: str, suffix: str, key_start: str) -> tuple[Path, str] | None:
+    """An interrupted render in `folder`: the file it was to become, and its settings key; None when there is none.
+
+    stem_start, suffix: how that file's name begins and ends. key_start: how its settings key begins.
+    """
+    for state_file in sorted(Path(folder).glob(f"{glob.escape(stem_start)}*{suffix}.partial/state.json")):
+        try:
+            key = json.loads(state_file.read_text(encoding="utf-8"))["settings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if str(key).startswith(key_start):
+            return state_file.parent.with_suffix(""), key
+    return None
 
 
 class SegmentedWriter:
-    """Writes H.264 frames in finished segments, then joins them with the sound.
+    """Writes frames in finished segments, then joins them with the sound.
 
-    Every `segment_frames` frames become one finished file in `<out>.partial/`. A render that was cancelled or
-    crashed goes on after its last finished segment when it is started again with the same `settings_key`, fps and
-    size, and gives the same bytes as an uninterrupted one. Used as a context manager, an exception (a cancelled
-    render too) leaves `<out>.partial/so_far.mp4`, which plays.
+    Every `segment_frames` frames become one finished file in `<out>.partial/`, and are added, with their sound, to
+    `<out>.partial/so_far.mp4` (or .webm, .mov), which plays at any time, even after the program was killed. A render
+    that was cancelled or crashed goes on after its last finished segment when it is started again with the same
+    `settings_key`, fps, size and format, and gives the same frames as an uninterrupted one. Used as a context manager,
+    an exception (a cancelled render too) brings so_far.mp4 to the last frame; `kept` is then its path.
 
     Args:
-        out: the .mp4 file to make; it appears only when complete.
+        out: the file to make, with the format's suffix; it appears only when complete.
         fps: frames per second, 1..240.
         size: (width, height) of the frames, px; odd sizes are padded to even by repeating the last row or column.
         settings_key: anything that identifies what is rendered (inputs, seed, settings, models).
         segment_frames: frames per segment; a multiple of the batch size, so that a resumed render forms the same
             batches, whose size can change a network's last bits.
+        form, quality: see `formats`. GIF, WebP and PNG are made beside the video, in its name.
+        metadata: tags of the file beside the comment which says that the video is synthetic.
+        audio, rate: the sound, as in `finish`, if it is known already.
 
     Raises UserError when the folder cannot be written or the disk is full.
     """
@@ -90,7 +100,13 @@ class SegmentedWriter:
         fps: Fraction | float,
         size: tuple[int, int],
         settings_key: str,
-        segment_frames: int = 96,
+        segment_frames: int = SEGMENT_FRAMES,
+        *,
+        form: VideoFormat = H264,
+        quality: str = "high",
+        metadata: dict[str, str] | None = None,
+        audio: np.ndarray | None = None,
+        rate: int = 0,
     ):
         self.out = Path(out)
         self.fps = exact_rate(fps)
@@ -100,21 +116,28 @@ class SegmentedWriter:
                 f"The video would be {self.width} x {self.height} pixels, more than H.264 players take "
                 f"({MAX_SIDE}). Use a smaller portrait."
             )
-        self.segment_frames = segment_frames
+        self.segment_frames, self.form, self.quality = segment_frames, form, quality
+        self.metadata = {"comment": COMMENT, **(metadata or {})}
+        self._options = form.encoder_options(quality)
+        self._samples, self._rate = playable_audio(audio, rate, form.sound)
         self.partial = self.out.with_name(self.out.name + ".partial")
-        self._stream = self._container = None
+        self.so_far = self.partial / f"so_far{form.suffix}"
+        self.kept: Path | None = None
+        self._stream = self._container = self._growing = None
         with _write_errors(self.out):
             self.frames_done = self._resume(settings_key)
-        self.frames_written = self.frames_done
+            self.frames_written = self.frames_done
+            for index in range(self.frames_done // segment_frames):
+                self._grow(index)
 
     def _resume(self, settings_key: str) -> int:
         state = {
-            "format": FORMAT,
+            "format": STATE_VERSION,
             "settings": settings_key,
             "fps": str(self.fps),
             "size": [self.width, self.height],
             "segment_frames": self.segment_frames,
-            "codec": CODEC_OPTIONS,
+            "codec": [self.form.name, self.form.encoder, self._options],
         }
         state_file = self.partial / "state.json"
         try:
@@ -127,26 +150,43 @@ class SegmentedWriter:
             self.partial.mkdir(parents=True)
             state_file.write_text(json.dumps(state, indent=1), encoding="utf-8")
         finished = 0
-        while self._is_whole(self._segment(finished)):
+        while self._is_whole(finished):
             finished += 1
-        keep = {self._segment(index) for index in range(finished)} | {state_file}
+        keep = {self._segment(index) for index in range(finished)} | {state_file, self._stills}
         for path in self.partial.iterdir():
             if path not in keep:
                 path.unlink()
+        if self.form.beside == "png":
+            self._stills.mkdir(exist_ok=True)
         if finished:
             log.info("resuming %s after %d frames", self.out.name, finished * self.segment_frames)
         return finished * self.segment_frames
 
-    def _is_whole(self, path: Path) -> bool:
+    def _is_whole(self, index: int) -> bool:
+        path, first = self._segment(index), index * self.segment_frames
         if not path.is_file():
             return False
+        if self.form.beside == "png":
+            if not all(self._still(number).is_file() for number in range(first, first + self.segment_frames)):
+                return False
         try:
-            return sum(1 for _ in _packets(path, self.fps, 0)) == self.segment_frames
+            return sum(1 for _ in segment_packets(path, self.fps, 0)) == self.segment_frames
         except av.error.FFmpegError:
             return False
 
     def _segment(self, index: int) -> Path:
-        return self.partial / f"segment_{index:06d}.mp4"
+        return self.partial / f"segment_{index:06d}{self.form.segment_suffix}"
+
+    @property
+    def _current(self) -> Path:
+        return self.partial / f"current{self.form.segment_suffix}"
+
+    @property
+    def _stills(self) -> Path:
+        return self.partial / "frames"
+
+    def _still(self, number: int) -> Path:
+        return self._stills / f"{number + 1:06d}.png"
 
     @property
     def duration(self) -> float:
@@ -154,11 +194,13 @@ class SegmentedWriter:
         return float(self.frames_written / self.fps)
 
     def _open(self) -> None:
-        self._container = av.open(str(self.partial / "current.mp4"), "w")
-        stream = self._container.add_stream("libx264", rate=self.fps, options=dict(CODEC_OPTIONS))
+        self._container = av.open(str(self._current), "w")
+        stream = self._container.add_stream(self.form.encoder, rate=self.fps, options=dict(self._options))
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = self.form.pix_fmt
         context = stream.codec_context
+        if self.form.tag:
+            context.codec_tag = self.form.tag
         context.time_base = 1 / self.fps
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
@@ -172,6 +214,18 @@ class SegmentedWriter:
             container.mux(stream.encode(None))
         finally:
             container.close()
+
+    def _grow(self, index: int) -> None:
+        """Add a finished segment to the file that plays at any time."""
+        segment = self._segment(index)
+        if self._growing is None:
+            self._growing = self._muxer(self.so_far, segment, self._samples, self._rate, growing=True)
+        self._growing.add(segment, index * self.segment_frames)
+
+    def _stop_growing(self) -> None:
+        if self._growing is not None:
+            growing, self._growing = self._growing, None
+            growing.close()
 
     def write(self, frames) -> None:
         """Append frames: tensor or array (B, H, W, 3), uint8 or float in 0..1, RGB."""
@@ -187,76 +241,116 @@ class SegmentedWriter:
     def _write_one(self, picture: np.ndarray) -> None:
         if self._container is None:
             self._open()
+        if self.form.beside == "png":
+            self._write_still(picture)
         if self.width % 2 or self.height % 2:
             picture = np.pad(picture, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame = frame.reformat(format=self.form.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
         frame.pts = self.frames_written % self.segment_frames
         frame.time_base = 1 / self.fps
         self._container.mux(self._stream.encode(frame))
         self.frames_written += 1
         if self.frames_written % self.segment_frames == 0:
             self._close()
-            os.replace(self.partial / "current.mp4", self._segment(self.frames_written // self.segment_frames - 1))
+            index = self.frames_written // self.segment_frames - 1
+            os.replace(self._current, self._segment(index))
+            self._grow(index)
 
-    def _join(self, target: Path, segments: list[Path], samples: np.ndarray | None, rate: int) -> None:
-        # The edit list that hides the encoder's delay counts in this unit; the default, milliseconds, would round.
-        options = {"movflags": "+faststart", "movie_timescale": str(rate or 90_000)}
-        with av.open(str(target), "w", options=options) as container:
-            container.metadata["comment"] = COMMENT
-            with av.open(str(segments[0])) as first:
-                video = container.add_stream_from_template(first.streams.video[0])
-            video.time_base = 1 / self.fps
-            sound = _AudioTrack(container, samples, rate) if samples is not None else None
+    def _write_still(self, picture: np.ndarray) -> None:
+        # The workflow is in the first picture and in the video; in each of thousands it would only take space.
+        tags = self.metadata if self.frames_written == 0 else {"comment": COMMENT}
+        info = PngImagePlugin.PngInfo()
+        for name, value in tags.items():
+            info.add_text(name, value)
+        Image.fromarray(picture).save(self._still(self.frames_written), pnginfo=info, compress_level=PNG_LEVEL)
+
+    def _muxer(
+        self, target: Path, template: Path, samples: np.ndarray | None, rate: int, growing: bool = False
+    ) -> Muxer:
+        return Muxer(target, template, self.form, self.fps, samples, rate, self.metadata, growing)
+
+    def _join(self, target: Path, samples: np.ndarray | None, rate: int) -> bool:
+        """Join all that is written into `target`; False when there is nothing."""
+        self._close()
+        segments = [self._segment(i) for i in range(self.frames_written // self.segment_frames)]
+        if self.frames_written % self.segment_frames:
+            segments.append(self._current)
+        if not segments:
+            return False
+        muxer = self._muxer(target, segments[0], samples, rate)
+        try:
             for index, segment in enumerate(segments):
-                for packet, pts, dts in _packets(segment, self.fps, index * self.segment_frames):
-                    if sound:
-                        sound.mux_until(float(pts / self.fps))
-                    packet.stream, packet.time_base = video, 1 / self.fps
-                    packet.pts, packet.dts, packet.duration = pts, dts, 1
-                    container.mux(packet)
-            if sound:
-                sound.mux_rest()
+                muxer.add(segment, index * self.segment_frames)
+        finally:
+            muxer.close()
+        return True
 
-    def finish(self, audio: np.ndarray | None = None, rate: int = 0) -> Path:
+    def _sound(self, audio: np.ndarray | None, rate: int) -> tuple[np.ndarray | None, int]:
+        return (self._samples, self._rate) if audio is None else playable_audio(audio, rate, self.form.sound)
+
+    def finish(self, audio: np.ndarray | None = None, rate: int = 0, check: Callable[[], None] | None = None) -> Path:
         """Join all segments without re-encoding, add the sound, move the result to `out`.
 
-        audio: float32 (C, N) or (N,) in -1..1; every sample of it is kept. None writes a silent video.
+        audio: float32 (C, N) or (N,) in -1..1; every sample of it is kept. None takes the sound that the writer was
+            made with; without any the video is silent.
         rate: sample rate in Hz.
+        check: called per frame while a GIF or WebP is made; may raise to cancel.
         """
         if self.frames_written == 0:
             raise UserError("The video has no frames. Use longer audio.")
-        samples, rate = _playable_audio(audio, rate)
+        samples, rate = self._sound(audio, rate)
         with _write_errors(self.out):
-            self._close()
-            segments = [self._segment(i) for i in range(self.frames_written // self.segment_frames)]
-            if self.frames_written % self.segment_frames:
-                segments.append(self.partial / "current.mp4")
-            final = self.partial / "final.mp4"
-            self._join(final, segments, samples, rate)
+            self._stop_growing()
+            final = self.partial / f"final{self.form.suffix}"
+            self._join(final, samples, rate)
+            self._finish_beside(final, check)
             os.replace(final, self.out)
         shutil.rmtree(self.partial, ignore_errors=True)
         return self.out
 
+    @property
+    def beside(self) -> Path | None:
+        """The GIF, WebP or folder of PNG that is made beside the video."""
+        if self.form.beside == "png":
+            return self.out.with_suffix("")
+        return self.out.with_suffix(f".{self.form.beside}") if self.form.beside else None
+
+    def _finish_beside(self, video: Path, check: Callable[[], None] | None) -> None:
+        if self.form.beside == "png":
+            if self.beside.is_dir():
+                shutil.rmtree(self.beside)
+            os.replace(self._stills, self.beside)
+        elif self.form.beside:
+            if self.duration > MAX_ANIMATION_SECONDS:
+                raise UserError(
+                    f"A {self.form.beside.upper()} of {self.duration:.0f} seconds would be very large. Use at most "
+                    f"{MAX_ANIMATION_SECONDS} seconds, or choose the format mp4."
+                )
+            made, size = self.partial / f"final.{self.form.beside}", (self.width, self.height)
+            if self.form.beside == "gif":
+                write_gif(video, made, self.fps, size, self.quality, self.metadata["comment"], check)
+            else:
+                write_webp(video, made, self.fps, size, self.quality, self.metadata, check)
+            os.replace(made, self.beside)
+
     def keep_playable(self, audio: np.ndarray | None = None, rate: int = 0) -> Path | None:
-        """Join what is written so far into `<out>.partial/so_far.mp4`, which plays; None when there is nothing.
+        """Bring `<out>.partial/so_far.mp4`, which plays, to the last frame; None when there is nothing.
 
         The finished segments stay, so the render can still be resumed by a new writer. audio, rate: as in `finish`,
         cut here to the frames' length.
         """
+        samples, rate = self._sound(audio, rate)
+        if samples is not None:
+            samples = samples[:, : max(1, round(self.duration * rate))]
         with _write_errors(self.out):
-            self._close()
-            segments = [self._segment(i) for i in range(self.frames_written // self.segment_frames)]
-            if self.frames_written % self.segment_frames:
-                segments.append(self.partial / "current.mp4")
-            if not segments:
+            self._stop_growing()
+            # Should the disk be full now, the older so_far remains.
+            target = self.partial / f"joined{self.form.suffix}"
+            if not self._join(target, samples, rate):
                 return None
-            if audio is not None:
-                audio = np.atleast_2d(audio)[:, : max(1, round(self.duration * rate))]
-            samples, rate = _playable_audio(audio, rate)
-            target = self.partial / "so_far.mp4"
-            self._join(target, segments, samples, rate)
-        return target
+            os.replace(target, self.so_far)
+        return self.so_far
 
     def __enter__(self) -> SegmentedWriter:
         return self
@@ -266,51 +360,12 @@ class SegmentedWriter:
             return
         # The first error is the one to report: a second one here (a full disk, say) only gets logged.
         try:
-            kept = self.keep_playable()
+            self.kept = self.keep_playable()
         except UserError as second:
             log.warning("the frames so far could not be joined: %s", second)
-        else:
-            if kept:
-                log.warning("stopped after %d frames; they play in %s", self.frames_written, kept)
-
-
-def _playable_audio(audio: np.ndarray | None, rate: int) -> tuple[np.ndarray | None, int]:
-    """Bring audio to what AAC takes: one or two channels, float32 -1..1, a known sample rate."""
-    if audio is None:
-        return None, rate
-    samples = np.atleast_2d(np.asarray(audio, dtype=np.float32))
-    if not np.isfinite(samples).all():
-        raise UserError("The audio contains values that are not numbers (NaN or infinity). Export it again.")
-    if samples.shape[0] > 2:
-        samples = samples.mean(axis=0, keepdims=True)
-    if rate not in AAC_RATES:
-        target = next((known for known in reversed(AAC_RATES) if known >= rate), AAC_RATES[0])
-        samples, rate = librosa.resample(samples, orig_sr=rate, target_sr=target), target
-    return np.clip(samples, -1, 1), rate
-
-
-class _AudioTrack:
-    """AAC track that is muxed in step with the video, so that neither waits in memory for the other."""
-
-    def __init__(self, container: av.container.OutputContainer, samples: np.ndarray, rate: int):
-        self._container, self._samples, self._rate = container, samples, rate
-        self._layout = "mono" if samples.shape[0] == 1 else "stereo"
-        self._stream = container.add_stream("aac", rate=rate, layout=self._layout)
-        self._stream.bit_rate = min(96_000, 4 * rate) * samples.shape[0]
-        self._position = 0
-
-    def mux_until(self, seconds: float) -> None:
-        while self._position < min(self._samples.shape[1], seconds * self._rate):
-            chunk = np.ascontiguousarray(self._samples[:, self._position : self._position + AAC_FRAME])
-            frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout=self._layout)
-            frame.sample_rate, frame.pts = self._rate, self._position
-            frame.time_base = Fraction(1, self._rate)
-            self._position += chunk.shape[1]
-            self._container.mux(self._stream.encode(frame))
-
-    def mux_rest(self) -> None:
-        self.mux_until(float("inf"))
-        self._container.mux(self._stream.encode(None))
+            self.kept = self.so_far if self.so_far.is_file() else None
+        if self.kept:
+            log.warning("stopped after %d frames; they play in %s", self.frames_written, self.kept)
 
 
 def contact_sheet(video: str | Path, out_jpg: str | Path, columns: int = 6, rows: int = 3, width: int = 256) -> Path:
