@@ -218,8 +218,8 @@ class EditMotion(io.ComfyNode):
                     "motion", tooltip="The changed motion, at the same frame rate, and as long unless speed is set."
                 )
             ],
-            # A reloaded page gets the editor's data from a run that finds everything done already.
-            has_intermediate_output=True,
+            # The editor can run this node and what it needs alone, without any frames being made.
+            is_output_node=True,
         )
 
     @classmethod

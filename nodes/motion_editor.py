@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -27,8 +28,12 @@ def shown_in_editor(
     # A video without sound gives no AUDIO; the editor then plays without.
     if audio and audio.get("waveform") is not None:
         samples, rate = audio_samples(audio)
-        peaks, files["sound"] = sound_peaks(samples, rate), f"{name}.flac"
-        write_sound(os.path.join(folder, files["sound"]), samples, rate)
+        peaks = sound_peaks(samples, rate)
+        # By content: the sound stays the same from run to run while the motion is edited.
+        digest = hashlib.sha256(samples.tobytes() + str(rate).encode()).hexdigest()
+        files["sound"] = f"fd2talk_{digest[:32]}.flac"
+        if not os.path.exists(sound := os.path.join(folder, files["sound"])):
+            write_sound(sound, samples, rate)
     path = os.path.join(folder, files["motion"])
     write_editor_motion(path, stages, face_model, gains, rotation, translation, peaks)
     # As text: the page takes anything that has a file name for a picture, and lists it.

@@ -57,7 +57,7 @@ class Page:
 
     def __init__(self, server, browser, vue: bool):
         server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue})
-        self.server, self.vue, self.errors = server, vue, []
+        self.server, self.vue, self.errors, self.loaded = server, vue, [], 0
         self.page = browser.new_page(viewport={"width": 1500, "height": 950})
         self.page.set_default_timeout(PATIENCE)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -66,6 +66,7 @@ class Page:
         self.page.wait_for_function("app.extensions.some(extension => extension.name === 'fd2talk.motionEditor')")
 
     def load(self, **inputs) -> None:
+        """A new workflow; inputs: of Edit Motion."""
         prompt = {
             "1": {"class_type": "FD2TalkLoadMotion", "inputs": {"file": "editable.safetensors"}},
             "2": {"class_type": "LoadAudio", "inputs": {"audio": "voice.wav"}},
@@ -76,7 +77,9 @@ class Page:
             },
         }
         self.page.evaluate("document.querySelector('dialog')?.close()")  # one that a failed test left
-        self.page.evaluate("prompt => app.loadApiJson(prompt, 'editor')", prompt)
+        # ComfyUI gives a workflow of a name that it has seen the outputs that it remembers by that name.
+        self.loaded += 1
+        self.page.evaluate("([prompt, name]) => app.loadApiJson(prompt, name)", [prompt, f"editor {self.loaded}"])
         self.page.wait_for_function(f"{ON_NODE}?.widgets.length > 40")
         self.page.evaluate("app.canvas.fitViewToSelectionAnimated?.()")
 
@@ -101,9 +104,9 @@ class Page:
     def face(self) -> str:
         return self.page.evaluate("document.querySelector('.fd2e-face').toDataURL()")
 
-    def show_run(self) -> None:
-        """Press Run in the editor, and wait for it to show the result."""
-        self.page.locator("dialog").get_by_role("button", name="Run", exact=True).click()
+    def show_run(self, button: str = "Run") -> None:
+        """Press Run or Update in the editor, and wait for it to show the result."""
+        self.page.locator("dialog").get_by_role("button", name=button, exact=True).click()
         self.page.wait_for_function("document.querySelector('.fd2e-legend').children.length === 3")
 
     def run(self) -> MotionClip:
@@ -170,10 +173,12 @@ def test_a_keyframe_is_dragged_undone_run_and_seen_in_the_motion(comfy, clip):
 
 
 def test_keys_play_move_and_delete(comfy):
-    comfy.load(keyframes=TRACKS)
+    comfy.load(keyframes=TRACKS, brow_furrow=0.1)
     page = comfy.page
     comfy.open()
-    comfy.show_run()  # by the second page, ComfyUI finds that there is nothing to do
+    saved = set(comfy.server.base.glob("output/motion/*"))
+    comfy.show_run("Update")  # by the second page, ComfyUI finds that there is nothing to do
+    assert set(comfy.server.base.glob("output/motion/*")) == saved, "more has run than this node"
     resting = comfy.face()
     page.keyboard.press("Space")
     page.wait_for_function("parseFloat(document.querySelector('.fd2e-clock').textContent) > 0.4")

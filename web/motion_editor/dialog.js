@@ -133,7 +133,8 @@ class MotionEditor {
       return element;
     };
     const choice = (name, label, values, words = {}) => {
-      const element = make("select", { "aria-label": label }, ...values.map((value) => new Option(words[value] ?? value, value)));
+      const options = values.map((value) => new Option(words[value] ?? value, value));
+      const element = make("select", { "aria-label": label }, ...options);
       element.addEventListener("change", () => edits.set(name, element.value));
       return element;
     };
@@ -147,8 +148,9 @@ class MotionEditor {
     };
 
     this.words = make("div", { className: "fd2e-words", role: "status" });
-    this.runButton = button("Run", () => this.queue(), "Run the workflow (Ctrl+Enter)");
-    this.runButton.className = "main";
+    const update = button("Update", () => this.queue(true), "Run only what this node needs; no frames are made");
+    const run = button("Run", () => this.queue(), "Run the whole workflow (Ctrl+Enter)");
+    run.className = "main";
     this.playButton = button("Play", () => this.player.toggle(), "Play or pause (Space)");
     this.clock = make("span", { className: "fd2e-clock" });
     this.undoButton = button("Undo", () => edits.undo(), "Ctrl+Z");
@@ -173,7 +175,8 @@ class MotionEditor {
         {},
         make("h2", { textContent: `Motion editor: ${this.node.getTitle?.() ?? "Edit Motion"}` }),
         this.words,
-        this.runButton,
+        update,
+        run,
         button("Close", () => this.close(), "Esc"),
       ),
       make(
@@ -273,7 +276,7 @@ class MotionEditor {
     if (shape === this.shape) this.timeline.fitRanges();
     else this.timeline.measure();
     this.shape = shape;
-    this.timeline.draw();
+    this.timeline.changed();
     this.showTime(this.player.seconds, this.player.playing);
   }
 
@@ -314,20 +317,23 @@ class MotionEditor {
     if (this.problem) return [this.problem, true];
     if (!this.run) {
       const why = this.lost ? "The last run's data is gone, as ComfyUI was started again." : "Nothing has run yet.";
-      const more = "Run adds this motion's curves and length, and the sound of a connected audio.";
+      const more = "Update brings this motion's curves and length, and the sound of a connected audio.";
       return [`${why} Keyframes can be set already. ${more}`, false];
     }
     const changed = nodes.changedSince(this.node, this.run);
-    if (changed.length) return [`Changed since the last run, and shown after the next: ${changed.join(", ")}.`, false];
-    return [this.run.sound ? "" : "Without sound: connect audio to this node and run to see and hear it.", false];
+    if (changed.length) return [`Changed since the last run: ${changed.join(", ")}. Press Update to see it.`, false];
+    const silent = "Without sound: connect audio to this node and press Update to see and hear it.";
+    return [this.run.sound ? "" : silent, false];
   }
 
-  async queue() {
+  /** Run the workflow; `alone`: only this node and what it needs. */
+  async queue(alone = false) {
     this.problem = "";
     this.busy = "Running…";
     this.refresh();
     this.timeline.surface.focus();
-    await app.extensionManager.command.execute("Comfy.QueuePrompt");
+    if (alone) await app.queuePrompt(0, 1, [nodes.executionId(this.node)]);
+    else await app.extensionManager.command.execute("Comfy.QueuePrompt");
     const refused = Object.keys(app.lastNodeErrors ?? {}).length > 0;
     if (refused) this.finished("ComfyUI refused the workflow. Close the editor to see which node has an error.");
   }

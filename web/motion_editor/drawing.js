@@ -58,7 +58,8 @@ export function ruler(timeline, { pen, width, height }) {
     wave(pen, peaks, (x) => timeline.timeAt(x), width, height / 2 + 8, height / 2 - 10, colours.wave);
   } else {
     pen.fillStyle = colours.dim;
-    pen.fillText("No sound: connect audio to this node and run", timeline.xOf(timeline.view.start) + 4, height / 2 + 2);
+    const left = timeline.xOf(timeline.view.start) + 4;
+    pen.fillText("No sound: connect audio to this node, then press Update", left, height / 2 + 2);
   }
 }
 
@@ -72,7 +73,7 @@ export function lanes(timeline, sheet) {
     pen.fillStyle = colours.grid;
     pen.fillRect(timeline.xOf(time), 0, 1, height);
   }
-  const states = edited ? statesSeen(timeline, width) : [];
+  const states = edited && !timeline.after ? statesSeen(timeline, width) : [];
   const lane = height / Math.max(1, names.length);
   for (const [index, name] of names.entries()) {
     pen.save();
@@ -92,7 +93,7 @@ function statesSeen(timeline, width) {
   if (!motion.frames) return [];
   const first = motion.frameAt(view.start);
   const last = motion.frameAt(view.start + view.span);
-  // Too many frames for the pixels: thinned, which hides no keyframe, as those are drawn by themselves.
+  // Too many frames for the pixels are thinned, until the timeline has worked out all.
   const step = Math.max(1, Math.floor((last - first) / width));
   const result = [];
   for (let frame = first; frame <= last; frame += step) {
@@ -128,7 +129,10 @@ function drawLane(timeline, pen, name, top, lane, width, states) {
   const before = timeline.before.get(name);
   if (before?.length) line(framesSeen(timeline, before, width).map(([x, value]) => [x, y(value)]), colours.before, 1.2);
   const curve = edited?.curves.get(name);
-  if (states.length && host.knows(name)) {
+  const after = timeline.after?.get(name);
+  if (after) {
+    line(framesSeen(timeline, after, width).map(([x, value]) => [x, y(value)]), colours.accent, curve ? 1.6 : 1.2);
+  } else if (states.length && host.knows(name)) {
     line(states.map(({ x, state }) => [x, y(edited.reading(name, state))]), colours.accent, curve ? 1.6 : 1.2);
   }
   const keys = document.tracks.get(name) ?? [];

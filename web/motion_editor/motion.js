@@ -226,11 +226,20 @@ export class EditedMotion {
     return direction ? dot(direction, expression) / dot(direction, direction) : 0;
   }
 
-  /** Readings of several tracks before keyframes: name -> Float32Array, one value a frame. */
+  /** Readings of several tracks in every frame before keyframes: name -> Float32Array. */
   readingsBefore(names) {
+    return this.readings(names, (frame) => this.before(frame));
+  }
+
+  /** The same of the result. */
+  readingsAfter(names) {
+    return this.readings(names, (frame) => this.at(frame / this.motion.fps));
+  }
+
+  readings(names, stateOf) {
     const result = new Map(names.map((name) => [name, new Float32Array(this.motion.frames)]));
     for (let frame = 0; frame < this.motion.frames; frame++) {
-      const state = this.before(frame);
+      const state = stateOf(frame);
       for (const name of names) result.get(name)[frame] = this.reading(name, state);
     }
     return result;

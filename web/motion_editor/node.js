@@ -64,6 +64,16 @@ export function readControls(node, face) {
   return controls;
 }
 
+/** The server's name of a node, which for one in a subgraph begins with the boxes around it. */
+export function executionId(node, graph = app.rootGraph ?? app.graph, path = "") {
+  for (const other of graph.nodes) {
+    if (other === node) return `${path}${other.id}`;
+    const inside = other.subgraph && executionId(node, other.subgraph, `${path}${other.id}:`);
+    if (inside) return inside;
+  }
+  return "";
+}
+
 /** One step for ComfyUI's own undo, and the mark of an unsaved workflow. */
 export function markChanged() {
   const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;

@@ -9,6 +9,7 @@ const REACH = 9; // px around a key that still hits it
 const INSET = 10; // px beside the first and the last moment, so that keys there can be seen and taken
 const STILL = 3; // px that the pointer may tremble without dragging
 const SHORTEST = 0.2; // seconds that the view shows at least
+const REST = 250; // ms without a change, after which all frames of a long clip are worked out
 
 const usual = (name) => {
   if (!(name in POSE_COLUMNS)) return [-0.25, 1];
@@ -31,6 +32,7 @@ export class Timeline {
     this.view = { start: 0, span: 10 };
     this.duration = 10;
     this.before = new Map();
+    this.after = null; // readings of all frames, when there are more than pixels
     this.ranges = new Map();
     this.drag = null;
     this.request = 0;
@@ -201,6 +203,19 @@ export class Timeline {
     this.draw();
   }
 
+  /** The result is another one. What the pixels need is drawn at once, the frames between them a moment later. */
+  changed() {
+    clearTimeout(this.timer);
+    this.after = null;
+    this.draw();
+    const { edited } = this.host;
+    if (!edited || edited.motion.frames <= this.width) return;
+    this.timer = setTimeout(() => {
+      this.after = edited.readingsAfter(this.names);
+      this.draw();
+    }, REST);
+  }
+
   fitRanges() {
     if (this.drag?.moved) return; // else the key would run away from the pointer
     const { document } = this.host;
@@ -366,6 +381,7 @@ export class Timeline {
 
   close() {
     cancelAnimationFrame(this.request);
+    clearTimeout(this.timer);
     this.observer.disconnect();
   }
 }
