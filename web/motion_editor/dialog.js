@@ -62,7 +62,7 @@ class MotionEditor {
     this.colours = coloursOf(this.dialog);
     paint(this.dialog, this.colours);
     this.timeline.setNames(this.lanes());
-    this.timeline.setDuration(this.length());
+    this.timeline.setDuration(this.reach());
     this.player.load(null, this.length());
     this.refresh();
     this.timeline.surface.focus();
@@ -101,16 +101,23 @@ class MotionEditor {
     if (opened !== this) return;
     this.document.frameTime = this.motion.fps ? 1 / this.motion.fps : null;
     this.applyEdits();
-    this.timeline.setDuration(this.length());
+    this.timeline.setDuration(this.reach());
     this.player.load(this.run?.sound ? nodes.soundUrl(this.run.sound) : null, this.length());
     this.refresh();
   }
 
-  /** Seconds on the timeline: the motion's, or before a run a guess with room behind the last key. */
+  get lastKey() {
+    return Math.max(0, ...[...this.document.tracks.values()].flat().map(({ time }) => time));
+  }
+
+  /** Seconds that play: the motion's, or before a run a guess with room behind the last key. */
   length() {
-    if (this.motion.frames) return this.motion.duration;
-    const last = Math.max(0, ...[...this.document.tracks.values()].flat().map(({ time }) => time));
-    return Math.max(SECONDS_BEFORE_RUN, last + 2);
+    return this.motion.frames ? this.motion.duration : Math.max(SECONDS_BEFORE_RUN, this.lastKey + 2);
+  }
+
+  /** Seconds on the timeline: keys behind the motion's end shape its curves, and can be edited. */
+  reach() {
+    return Math.max(this.length(), this.lastKey);
   }
 
   lanes() {
@@ -256,6 +263,7 @@ class MotionEditor {
       this.node.fd2talkStrip?.draw();
       const missing = [...this.document.tracks.keys()].filter((name) => !this.timeline.names.includes(name));
       if (missing.length) this.timeline.setNames([...this.timeline.names, ...missing]);
+      this.timeline.setDuration(this.reach());
     }
     this.applyEdits();
     this.refresh();

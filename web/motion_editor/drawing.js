@@ -83,7 +83,7 @@ export function lanes(timeline, sheet) {
     drawLane(timeline, pen, name, index * lane, lane, width, states);
     pen.restore();
   }
-  shadeLost(timeline, pen, height);
+  shadeLost(timeline, pen, width, height);
 }
 
 /** The edited motion at each moment that gets a pixel of its own: [{ x, state }]. */
@@ -204,10 +204,17 @@ function label(pen, x, y, text, { colours, width, top }) {
   pen.fillText(text, left + 4, middle);
 }
 
-/** Frames in which tracking had lost the face. */
-function shadeLost(timeline, pen, height) {
+/** What lies behind the motion's end, and frames in which tracking had lost the face. */
+function shadeLost(timeline, pen, width, height) {
   const motion = timeline.host.edited?.motion;
   if (!motion?.valid) return;
+  const end = timeline.xOf(motion.duration);
+  if (end < width) {
+    pen.fillStyle = timeline.host.colours.ground;
+    pen.fillRect(end, 0, width - end, height);
+    pen.fillStyle = timeline.host.colours.zero;
+    pen.fillRect(end, 0, 1, height);
+  }
   pen.fillStyle = timeline.host.colours.lost;
   for (let frame = 0; frame < motion.frames; frame++) {
     if (motion.valid[frame]) continue;

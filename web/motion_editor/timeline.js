@@ -9,6 +9,7 @@ const REACH = 9; // px around a key that still hits it
 const INSET = 10; // px beside the first and the last moment, so that keys there can be seen and taken
 const STILL = 3; // px that the pointer may tremble without dragging
 const SHORTEST = 0.2; // seconds that the view shows at least
+const SAMPLES = 400; // moments of the result from which a lane's range of values is taken
 const REST = 250; // ms without a change, after which all frames of a long clip are worked out
 
 const usual = (name) => {
@@ -90,6 +91,7 @@ export class Timeline {
 
   /** Length in seconds; the view keeps its place where it can. */
   setDuration(seconds) {
+    if (Math.max(seconds, SHORTEST) === this.duration) return;
     const whole = this.view.start === 0 && Math.abs(this.view.span - this.duration) < 1e-6;
     this.duration = Math.max(seconds, SHORTEST);
     if (whole) this.fit();
@@ -218,7 +220,11 @@ export class Timeline {
 
   fitRanges() {
     if (this.drag?.moved) return; // else the key would run away from the pointer
-    const { document } = this.host;
+    const { document, edited } = this.host;
+    const frames = edited?.motion.frames ?? 0;
+    const step = Math.max(1, Math.floor(frames / SAMPLES));
+    const results = [];
+    for (let frame = 0; frame < frames; frame += step) results.push(edited.at(frame / edited.motion.fps));
     for (const name of this.names) {
       let [low, high] = usual(name);
       const include = (value) => {
@@ -228,6 +234,7 @@ export class Timeline {
       const before = this.before.get(name);
       for (const value of before ?? []) include(value);
       for (const { value } of document.tracks.get(name) ?? []) include(value);
+      for (const state of results) include(edited.reading(name, state));
       const margin = 0.12 * (high - low);
       const [least, most] = limitsOf(name);
       this.ranges.set(name, [Math.max(low - margin, least - margin), Math.min(high + margin, most + margin)]);
