@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ import comfy.utils
 import numpy as np
 import torch
 from comfy_api.latest import io
+from PIL import Image
 
 from ..fd2talk_core.errors import UserError
 
@@ -26,6 +29,8 @@ log = logging.getLogger(__name__)
 
 CATEGORY = "FD2Talk"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
+PREVIEW_SIDE = 512
+PREVIEW_SECONDS = 0.5
 
 # Value: the ModelPatcher around a MotionModel.
 MotionModelType = io.Custom("FD2TALK_MOTION_MODEL")
@@ -91,6 +96,26 @@ def progress_bar() -> Callable[[int, int], None]:
     return report
 
 
+def live_progress() -> Callable[[int, int, torch.Tensor], None]:
+    """Like `progress_bar`, and shows a frame (H, W, 3) in 0..1 on the node, at most twice a second.
+
+    Only for nodes that show nothing else in the end: the page mixes up live frames and results.
+    """
+    bar = comfy.utils.ProgressBar(1)
+    last = -math.inf
+
+    def report(done: int, total: int, frame: torch.Tensor) -> None:
+        nonlocal last
+        mm.throw_exception_if_processing_interrupted()
+        preview = None
+        if time.monotonic() - last >= PREVIEW_SECONDS:
+            last = time.monotonic()
+            preview = ("JPEG", Image.fromarray(to_uint8(frame)), PREVIEW_SIDE)
+        bar.update_absolute(done, total, preview)
+
+    return report
+
+
 def tell(node_id: str | None, text: str, level: int = logging.WARNING) -> None:
     """Show a remark under the node, in the place of an earlier one, and in the log."""
     log.log(level, "%s", text)
@@ -101,7 +126,12 @@ def tell(node_id: str | None, text: str, level: int = logging.WARNING) -> None:
 
 
 def rgb(images: torch.Tensor | None, what: str = "picture") -> torch.Tensor:
-    """IMAGE (B, H, W, C) as (B, H, W, 3): alpha is dropped, grey is repeated. Raises UserError for no or NaN pixels."""
+    """IMAGE (B, H, W, C) or (H, W, C) as (B, H, W, 3): alpha is dropped, grey is repeated.
+
+    Raises UserError for no or NaN pixels.
+    """
+    if images is not None and images.ndim == 3:  # some packs hand over one picture like this
+        images = images[None]
     if images is None or images.ndim != 4 or 0 in images.shape:
         raise UserError(f"The {what} is empty. Connect a node that gives at least one image, such as Load Image.")
     images = images[..., :3] if images.shape[-1] >= 3 else images[..., :1].expand(-1, -1, -1, 3)

@@ -16,8 +16,8 @@ from .common import (
     FrameModelType,
     MotionType,
     explained,
+    live_progress,
     loaded,
-    log,
     progress_bar,
     rgb,
     seed_input,
@@ -54,9 +54,7 @@ class SharingCoder:
 
 
 def torso_input(tooltip: str) -> io.Combo.Input:
-    return io.Combo.Input(
-        "torso", options=list(TORSO), default=TORSO[0], optional=True, tooltip=tooltip, advanced=True
-    )
+    return io.Combo.Input("torso", options=list(TORSO), default=TORSO[0], optional=True, tooltip=tooltip, advanced=True)
 
 
 def frame_store(count: int, height: int, width: int) -> torch.Tensor:
@@ -161,7 +159,8 @@ class SampleFrames(io.ComfyNode):
 
         motion.check(frame_model.face_model.hash)
         motion, note = soft_limit(motion, frame_model.face_model, appearance)
-        if note:
+        notes, short = [note] if note else [], False
+        if notes:
             tell(cls.hidden.unique_id, note)
         total, size = len(motion), appearance.size
         batch = min(batch_size, total)
@@ -171,9 +170,8 @@ class SampleFrames(io.ComfyNode):
             coder = SharingCoder(checked, frame_model.patcher)
         network = loaded(frame_model.patcher, batch * size * size * BYTES_PER_PIXEL)
         result = frame_store(total, size, size)
-        progress = progress_bar()
-        progress(0, total)
-        done = 0
+        progress, done = live_progress(), 0
+        mm.throw_exception_if_processing_interrupted()
         # A batch of many steps takes long on a CPU; this way a cancel is seen at every step.
         hook = network.unet.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
         try:
@@ -196,12 +194,14 @@ class SampleFrames(io.ComfyNode):
                     ):
                         result[done : done + len(frames)] = frames.to(result.device, result.dtype)
                         done += len(frames)
-                        progress(done, total)
+                        progress(done, total, frames[-1])
                 except mm.OOM_EXCEPTION:
                     if batch == 1:
                         raise
-                    batch //= 2
-                    log.warning("not enough graphics memory; going on with %d frames at once", batch)
+                    if not short:
+                        notes.append("The graphics memory is short, so fewer frames than batch_size are made at once.")
+                        tell(cls.hidden.unique_id, "\n".join(notes))
+                    short, batch = True, batch // 2
                     mm.soft_empty_cache()
         finally:
             hook.remove()
@@ -228,19 +228,27 @@ class PasteBack(io.ComfyNode):
                     "portrait moves with the face, and the result is as sharp as the picture.",
                 ),
                 torso_input("The same as in Sample Talking Frames. It matters when the motion is connected."),
+                io.Image.Input(
+                    "background",
+                    optional=True,
+                    tooltip="Optional: frames to paste into instead of the still portrait, of the portrait's size. "
+                    "With those of another Paste Face Back, two people of one picture talk. "
+                    "The shorter of the two holds its last frame.",
+                ),
             ],
             outputs=[io.Image.Output("images", tooltip="The whole portrait, once per frame.")],
         )
 
     @classmethod
     @explained
-    def execute(cls, frames, appearance, motion=None, torso: str = TORSO[0]) -> io.NodeOutput:
+    def execute(cls, frames, appearance, motion=None, torso: str = TORSO[0], background=None) -> io.NodeOutput:
         from ..fd2talk_core.face.model import FaceModel
-        from ..fd2talk_core.frames.composite import Compositor
         from ..fd2talk_core.frames.detail import DetailLayer
         from ..fd2talk_core.frames.limits import soft_limit, torso_share
+        from ..fd2talk_core.video.people import GroupCompositor
 
         frames = rgb(frames, "frame input")
+        height, width = appearance.picture.shape[:2]
         if tuple(frames.shape[1:3]) != (appearance.size, appearance.size):
             raise UserError(
                 f"The frames have {frames.shape[2]} x {frames.shape[1]} pixels, but the portrait was encoded with a "
@@ -252,20 +260,38 @@ class PasteBack(io.ComfyNode):
                 f"There are {len(frames)} frames, but the motion has {len(motion)}. Connect the motion that these "
                 "frames were made with, or none."
             )
+        if background is not None:
+            background = rgb(background, "background input")
+            if tuple(background.shape[1:3]) != (height, width):
+                raise UserError(
+                    f"The background has {background.shape[2]} x {background.shape[1]} pixels, but the portrait "
+                    f"{width} x {height}. Connect the images of another Paste Face Back with the same picture."
+                )
         detail = None
         if motion is not None:
             face_model = FaceModel.load()
             motion.check(face_model.hash)
             motion, _ = soft_limit(motion, face_model, appearance)  # as it was drawn; Sample Talking Frames told of it
             detail = DetailLayer(face_model, appearance, torso_share(torso))
-        height, width = appearance.picture.shape[:2]
-        result = frame_store(len(frames), height, width)
-        compositor = Compositor(appearance, frames.device)
+        total = len(frames) if background is None else max(len(frames), len(background))
+        result = frame_store(total, height, width)
+        compositor = GroupCompositor(appearance, frames.device)
         progress = progress_bar()
-        for start in range(0, len(frames), PASTE_BATCH):
-            progress(start, len(frames))
-            part, out = (images[start : start + PASTE_BATCH] for images in (frames, result))
-            compositor.fill(out)
-            compositor.paste_into(out, part, detail(motion, start, len(part)) if detail else None)
-        progress(len(frames), len(frames))
+        for start in range(0, total, PASTE_BATCH):
+            progress(start, total)
+            out = result[start : start + PASTE_BATCH]
+            if background is None:
+                compositor.fill(out)
+            else:
+                # An index, not the whole background held to the new length: that would be a copy of everything.
+                index = torch.arange(start, start + len(out)).clamp(max=len(background) - 1)
+                out.copy_(background[index])
+            first = min(start, len(frames) - 1)
+            part = frames[first : first + len(out)]
+            held = len(out) - len(part)
+            compositor.paste_into(out[: len(part)], part, detail(motion, first, len(part)) if detail else None)
+            for picture in out[len(out) - held :]:
+                last = detail(motion, len(frames) - 1, 1) if detail else None
+                compositor.paste_into(picture[None], frames[-1:], last)
+        progress(total, total)
         return io.NodeOutput(result)

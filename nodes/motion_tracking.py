@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from comfy_api.latest import InputImpl, io
 
 from ..fd2talk_core.errors import UserError
 from .common import CATEGORY, FrameModelType, MotionType, explained, progress_bar, rgb, tell, to_uint8
+from .faces import FACE_ORDERS, face_choice, mark_inputs, order_inputs
 
 NO_FACE = ("error", "hold", "skip")
 REFERENCES = ("median", "first")
@@ -97,8 +99,8 @@ class TrackMotion(io.ComfyNode):
                     min=0,
                     max=31,
                     optional=True,
-                    tooltip="Which face to follow when there are several: 0 is the largest in the first frame with a "
-                    "face, 1 the next.",
+                    tooltip="Which face to follow when the first frame with a face shows several, counted from 0 in "
+                    "the order of face_order; usually 0 is the largest, 1 the next.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -121,6 +123,8 @@ class TrackMotion(io.ComfyNode):
                     "begins in the portrait's pose.",
                     advanced=True,
                 ),
+                *mark_inputs("follow"),
+                *order_inputs(),
             ],
             outputs=[
                 MotionType.Output(
@@ -143,16 +147,24 @@ class TrackMotion(io.ComfyNode):
         face_index: int = 0,
         fps: float = 0.0,
         reference: str = "median",
+        mask=None,
+        box=None,
+        face_order: str = FACE_ORDERS[0],
+        point_x: float = 0.5,
+        point_y: float = 0.5,
     ) -> io.NodeOutput:
         from ..fd2talk_core.motion.tracking import track_motion
+        from ..fd2talk_core.video.faces import FaceChooser
 
-        options = {"no_face": no_face, "smoothing": smoothing, "face_index": face_index, "reference": reference}
+        choice = face_choice(face_index, face_order, (point_x, point_y), mask, box)
+        chooser = FaceChooser(frame_model.tracker, choice)
+        options = {"no_face": no_face, "smoothing": smoothing, "reference": reference}
 
         def track(frames: Iterable[np.ndarray], rate: float, total: int):
             return track_motion(
                 frames,
                 rate,
-                frame_model.tracker,
+                chooser,
                 frame_model.face_model,
                 progress=progress_bar(),
                 total=total,
@@ -177,12 +189,12 @@ class TrackMotion(io.ComfyNode):
                 frames, rate = part_of_file(path, *window, fps)
                 motion = track(frames, rate, round(video.get_duration() * rate))
                 audio = sound_of_file(path, *window)
-        lost = int((~motion.valid).sum())
-        if lost:
-            tell(
-                cls.hidden.unique_id,
-                f"{lost} of {len(motion)} frames show no face; there the motion before is held.",
-            )
+        notes, level = [chooser.note], logging.INFO
+        if chooser.missing:
+            done = "there the motion before is held" if no_face == "hold" else "left out, so the motion is shorter"
+            notes.append(f"{chooser.missing} frames show no such face; {done}.")
+            level = logging.WARNING
+        tell(cls.hidden.unique_id, "\n".join(notes), level)
         return io.NodeOutput(motion, audio)
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import comfy.model_management as mm
-from comfy_api.latest import io
+import logging
 
-from ..fd2talk_core.errors import UserError
+import comfy.model_management as mm
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
 from .common import CATEGORY, AppearanceType, FrameModelType, explained, rgb, tell, to_uint8
+from .faces import FACE_ORDERS, face_choice, index_input, mark_inputs, order_inputs
 
 SIZES = ("256", "512")
 
 
-def first_box(box) -> tuple[float, float, float, float] | None:
-    """BOUNDING_BOX, which core nodes hand over as a box, a list of boxes or one list per image -> x0, y0, x1, y1."""
-    while isinstance(box, (list, tuple)):
-        if not box:
-            raise UserError("The connected bounding box is empty: nothing was found there. Disconnect it or set a box.")
-        box = box[0]
-    if box is None:
-        return None
-    return (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
+def shown(pictures: list[np.ndarray], node: type[io.ComfyNode]) -> ui.SavedImages:
+    """Pictures of any sizes, uint8 (H, W, 3), as the node's preview."""
+    saved = []
+    for picture in pictures:
+        image = torch.from_numpy(picture.copy())[None].float() / 255
+        saved += ui.ImageSaveHelper.save_images(image, "fd2talk_faces", io.FolderType.temp, node, compress_level=1)
+    return ui.SavedImages(saved)
 
 
 class EncodeAppearance(io.ComfyNode):
@@ -30,39 +32,23 @@ class EncodeAppearance(io.ComfyNode):
             display_name="Encode Portrait",
             category=CATEGORY,
             description="Finds the face in a portrait, crops it and measures its shape, expression and pose. "
-            "Photos, paintings and drawings work when the face is seen from the front.",
-            search_aliases=["face crop", "reference image", "portrait", "detect face", "appearance"],
+            "Photos, paintings and drawings work when the face is seen from the front. Shows what it found.",
+            search_aliases=["face crop", "reference image", "portrait", "detect face", "appearance", "choose face"],
             inputs=[
                 FrameModelType.Input("frame_model", tooltip="From Load FD2Talk Models; brings the face tracker."),
                 io.Image.Input(
                     "image",
                     tooltip="The portrait, with a face at least 48 pixels wide. Of several frames the first is used.",
                 ),
-                io.Int.Input(
-                    "face_index",
-                    default=0,
-                    min=0,
-                    max=31,
-                    tooltip="Which face to animate when there are several: 0 is the largest, 1 the next.",
-                ),
+                index_input("animate"),
                 io.Combo.Input(
                     "size",
                     options=list(SIZES),
                     default="256",
                     tooltip="Side of the face crop in pixels. 512 is sharper and about four times slower.",
                 ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="Optional, in place of face detection: white where the face to animate is.",
-                ),
-                io.BoundingBox.Input(
-                    "box",
-                    optional=True,
-                    socketless=False,
-                    force_input=True,
-                    tooltip="Optional, in place of face detection: the box of the face in pixels.",
-                ),
+                *mark_inputs("animate"),
+                *order_inputs(),
             ],
             outputs=[
                 AppearanceType.Output("appearance", tooltip="Everything later nodes need to know of the portrait."),
@@ -73,25 +59,36 @@ class EncodeAppearance(io.ComfyNode):
 
     @classmethod
     @explained
-    def execute(cls, frame_model, image, face_index: int, size: str, mask=None, box=None) -> io.NodeOutput:
-        from ..fd2talk_core.frames.appearance import encode_portrait
+    def execute(
+        cls,
+        frame_model,
+        image,
+        face_index: int,
+        size: str,
+        mask=None,
+        box=None,
+        face_order: str = FACE_ORDERS[0],
+        point_x: float = 0.5,
+        point_y: float = 0.5,
+    ) -> io.NodeOutput:
+        from ..fd2talk_core.video.faces import draw_faces, draw_landmarks, encode_chosen
 
-        picture = rgb(image, "portrait")
-        if mask is not None:
-            mask = (mask.reshape(-1, *mask.shape[-2:])[0] > 0.5).cpu().numpy()
-        appearance = encode_portrait(
-            to_uint8(picture[0]),
-            frame_model.tracker,
-            frame_model.face_model,
-            size=int(size),
-            box=first_box(box),
-            mask=mask,
-            face_index=face_index,
+        images = rgb(image, "portrait")
+        picture = to_uint8(images[0])
+        choice = face_choice(face_index, face_order, (point_x, point_y), mask, box)
+        appearance, chooser = encode_chosen(
+            picture, frame_model.tracker, frame_model.face_model, choice, size=int(size)
         )
         notes = list(appearance.notes)
-        if len(picture) > 1:
-            notes.append(f"The image input has {len(picture)} frames; the first one is used.")
-        if notes:
-            tell(cls.hidden.unique_id, "\n".join(notes))
+        if len(images) > 1:
+            notes.append(f"The image input has {len(images)} frames; the first one is used.")
+        tell(cls.hidden.unique_id, "\n".join(notes), logging.WARNING if len(notes) > 1 else logging.INFO)
+        pictures = [draw_landmarks(appearance.crop, appearance.landmarks)]
+        if len(chooser.faces) > 1:
+            pictures.append(draw_faces(picture, chooser.faces, chooser.taken))
         crop = appearance.crop.movedim(0, -1)[None]
-        return io.NodeOutput(appearance, crop.to(mm.intermediate_device(), mm.intermediate_dtype()))
+        return io.NodeOutput(
+            appearance,
+            crop.to(mm.intermediate_device(), mm.intermediate_dtype()),
+            ui=shown(pictures, cls),
+        )
