@@ -18,13 +18,14 @@ EXIF_FLAG = 0x08
 DESCRIPTION_TAG, MAKE_TAG, MODEL_TAG = 0x010E, 0x010F, 0x0110
 
 
-def _frames(path: Path, every: int, check: Callable[[], None] | None) -> Iterator[av.VideoFrame]:
+def _frames(path: Path, rate: Fraction, every: int, check: Callable[[], None] | None) -> Iterator[av.VideoFrame]:
+    """Every `every`-th frame, timed for `rate` frames per second."""
     with av.open(str(path)) as container:
         for number, frame in enumerate(container.decode(video=0)):
             if check:
                 check()
             if number % every == 0:
-                frame.pts, frame.time_base = number // every, None
+                frame.pts, frame.time_base = number // every, 1 / rate
                 yield frame
 
 
@@ -59,12 +60,12 @@ def write_gif(
     """
     every = -(-fps // MAX_GIF_RATE)
     rate, crop = fps / every, f"{size[0]}:{size[1]}:0:0:exact=1"
-    first = next(_frames(video, every, None))
+    first = next(_frames(video, rate, every, None))
     graph = av.filter.Graph()
     source = _buffer(graph, first, rate)
     palette_filter = graph.add("palettegen", f"max_colors={COLOURS[quality]}:reserve_transparent=0:stats_mode=full")
     sink = _chain(graph, source, graph.add("format", "rgb24"), palette_filter)
-    for frame in _frames(video, every, check):
+    for frame in _frames(video, rate, every, check):
         source.push(frame)
     source.push(None)
     palette = sink.pull()
@@ -86,7 +87,7 @@ def write_gif(
             for frame in _pulled(sink):
                 container.mux(stream.encode(frame))
 
-        for frame in _frames(video, every, check):
+        for frame in _frames(video, rate, every, check):
             source.push(frame)
             encode()
         source.push(None)
@@ -97,11 +98,13 @@ def write_gif(
 
 
 def _comment_gif(path: Path, comment: str) -> None:
+    """Insert a comment before the first frame, where programs look for it."""
     text = comment.encode("ascii", "replace")
     blocks = b"".join(bytes([len(part)]) + part for part in (text[i : i + 255] for i in range(0, len(text), 255)))
-    with path.open("r+b") as file:
-        file.seek(-1, 2)  # the trailer
-        file.write(b"\x21\xfe" + blocks + b"\x00\x3b")
+    content = path.read_bytes()
+    palette = content[10]
+    start = 13 + (3 << (palette & 7) + 1 if palette & 0x80 else 0)
+    path.write_bytes(content[:start] + b"\x21\xfe" + blocks + b"\x00" + content[start:])
 
 
 def write_webp(
@@ -117,7 +120,7 @@ def write_webp(
         stream = container.add_stream("libwebp_anim", rate=fps, options={"quality": WEBP_QUALITY[quality]})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.time_base = 1 / fps
-        for number, frame in enumerate(_frames(video, 1, check)):
+        for number, frame in enumerate(_frames(video, fps, 1, check)):
             picture = frame.to_ndarray(format="rgb24")[: size[1], : size[0]]
             cut = av.VideoFrame.from_ndarray(picture.copy(), format="rgb24").reformat(format="yuv420p")
             cut.pts, cut.time_base = number, 1 / fps

@@ -1,0 +1,216 @@
+"""Render Talking Video and Talking Head inside a real ComfyUI server."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from comfy_server import LINKED, PACK, VOICE_SECONDS, ComfyServer, ExecutionFailed, api_prompt, in_comfyui, missing
+from PIL import Image
+
+from fd2talk_core.audio.loading import frame_count
+from fd2talk_core.video.formats import FORMATS, QUALITIES
+from fd2talk_core.video.reading import iter_frames
+from fd2talk_core.video.writer import COMMENT
+
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(missing()), reason=missing() or "ComfyUI is there")]
+
+HALF_SECONDS, FPS = 0.5, 12.0
+
+
+def defaults(server: ComfyServer, node: str) -> dict:
+    described = server.get_json(f"/object_info/{node}")[node]["input"]
+    inputs = {**described["required"], **described.get("optional", {})}
+    return {name: value[1]["default"] for name, value in inputs.items() if "default" in value[1]}
+
+
+def render_prompt(server: ComfyServer, audio: str = "half.wav", fps: float = FPS, **changes) -> dict:
+    links = {"frame_model": ["1", 1], "appearance": ["3", 0], "motion": ["5", 0], "audio": ["4", 0]}
+    generate = {**defaults(server, "FD2TalkAudioToMotion"), "fps": fps, "steps": 2, "guidance": 1.0}
+    return {
+        "1": {"class_type": "FD2TalkLoadModels", "inputs": {"checkpoint": "default (shipped)", "dtype": "fp32"}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "portrait.png"}},
+        "3": {
+            "class_type": "FD2TalkEncodeAppearance",
+            "inputs": {"frame_model": ["1", 1], "image": ["2", 0], "face_index": 0, "size": "256"},
+        },
+        "4": {"class_type": "LoadAudio", "inputs": {"audio": audio}},
+        "5": {
+            "class_type": "FD2TalkAudioToMotion",
+            "inputs": {**generate, "motion_model": ["1", 0], "audio": ["4", 0], "appearance": ["3", 0]},
+        },
+        "6": {
+            "class_type": "FD2TalkRenderVideo",
+            "inputs": {**defaults(server, "FD2TalkRenderVideo"), **links, "steps": 1, **changes},
+        },
+    }
+
+
+def facts(path) -> tuple[int, float, tuple[int, int], float, str]:
+    """Frames, rate, size, seconds of sound, and the comment."""
+    with av.open(path) as file:
+        video = file.streams.video[0]
+        rate, size = float(video.average_rate), (video.width, video.height)
+        tags = {name.lower(): value for name, value in file.metadata.items()}
+        frames = sum(1 for _ in file.decode(video=0))
+    if not isinstance(path, str):
+        path.seek(0)
+    with av.open(path) as file:
+        heard = sum(frame.samples for frame in file.decode(audio=0)) / file.streams.audio[0].rate
+    return frames, rate, size, heard, tags["comment"]
+
+
+def shipped(server: ComfyServer, name: str) -> dict:
+    workflow = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    return api_prompt(workflow, server.get_json("/object_info"))
+
+
+def test_literals_are_those_of_the_core():
+    result = in_comfyui("""
+import importlib
+module = importlib.import_module(nodes.NODE_CLASS_MAPPINGS["FD2TalkRenderVideo"].__module__)
+result = dict(formats=module.FORMATS, qualities=module.QUALITIES)
+""")
+    assert tuple(result["formats"]) == tuple(FORMATS) and tuple(result["qualities"]) == QUALITIES
+
+
+def test_one_node_makes_a_talking_video(server):
+    outputs = server.run(shipped(server, "Talking Head"))
+    [result] = [item for output in outputs.values() for item in output["images"] if output.get("animated")]
+    frames, rate, size, heard, comment = facts(io.BytesIO(server.download(result)))
+    assert (frames, rate, size) == (frame_count(VOICE_SECONDS, 25), 25, (512, 512))
+    assert heard >= VOICE_SECONDS - 0.01 and comment == COMMENT
+
+
+def test_one_node_is_the_same_as_the_steps(server):
+    prompt = shipped(server, "Talking Head")
+    [single] = [node for node in prompt.values() if node["class_type"] == "FD2TalkTalkingHead"]
+    single["inputs"] |= {"fps": FPS, "steps": 1, "expression_strength": 0.8}
+    outputs = server.run(prompt)
+    [result] = [item for output in outputs.values() for item in output["images"]]
+    (server.base / "one.mp4").write_bytes(server.download(result))
+
+    steps = render_prompt(server, "voice.wav", filename_prefix="steps")
+    steps["1"]["inputs"]["dtype"] = "auto"
+    steps["5"]["inputs"] |= {"steps": 6, "guidance": 1.5, "expression_strength": 0.8}
+    server.run(steps)
+    pair = [
+        list(iter_frames(path, None)) for path in (server.base / "one.mp4", server.base / "output/steps_00001_.mp4")
+    ]
+    assert len(pair[0]) == len(pair[1]) == frame_count(VOICE_SECONDS, FPS)
+    assert np.array_equal(np.stack(pair[0]), np.stack(pair[1]))
+
+
+def test_long_audio_workflow_saves_by_itself(server):
+    prompt = shipped(server, "Long Audio")
+    [render] = [node for node in prompt.values() if node["class_type"] == "FD2TalkRenderVideo"]
+    render["inputs"]["filename_prefix"] = "long/fd2talk"
+    server.run(prompt)
+    [path] = (server.base / "output/long").iterdir()
+    frames, rate, size, heard, _ = facts(str(path))
+    assert (frames, rate, size) == (frame_count(VOICE_SECONDS, 25), 25, (512, 512))
+    assert heard >= VOICE_SECONDS - 0.01
+    assert abs(frames / rate - VOICE_SECONDS) <= 0.5 / rate + 1e-6
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
+def test_every_format(server, form):
+    prefix = "formats/" + form.name.replace(" ", "_")
+    server.run(render_prompt(server, format=form.name, filename_prefix=prefix))
+    video = server.base / f"output/{prefix}_00001_{form.suffix}"
+    frames, rate, size, heard, comment = facts(str(video))
+    assert frames == frame_count(HALF_SECONDS, FPS) and rate == pytest.approx(FPS, 0.01) and size == (512, 512)
+    assert heard >= HALF_SECONDS - 0.01 and comment == COMMENT
+    with av.open(str(video)) as file:
+        tags = {name.lower(): value for name, value in file.metadata.items()}
+    assert json.loads(tags["prompt"])["6"]["inputs"]["format"] == form.name
+    if form.beside == "png":
+        stills = sorted(video.with_suffix("").glob("*.png"))
+        assert len(stills) == frames and Image.open(stills[1]).info["comment"] == COMMENT
+        assert json.loads(Image.open(stills[0]).info["prompt"])
+    elif form.beside:
+        picture = Image.open(video.with_suffix(f".{form.beside}"))
+        assert picture.n_frames == frames and picture.size == (512, 512)
+    assert not video.with_name(video.name + ".partial").exists()
+
+
+def test_the_finished_video_can_be_shown_and_temporary(server):
+    prompt = render_prompt(server, preview="finished video", save_to="temporary file", picture="face crop")
+    [result] = server.run(prompt)["6"]["images"]
+    frames, _, size, _, _ = facts(io.BytesIO(server.download(result)))
+    assert result["type"] == "temp" and frames == frame_count(HALF_SECONDS, FPS) and size == (256, 256)
+
+
+def test_motion_longer_than_the_sound_is_not_cut(server):
+    prompt = render_prompt(server, "voice.wav", filename_prefix="longer")
+    prompt["6"]["inputs"]["audio"] = ["7", 0]
+    prompt["7"] = {"class_type": "LoadAudio", "inputs": {"audio": "half.wav"}}
+    server.run(prompt)
+    frames, rate, _, heard, _ = facts(str(server.base / "output/longer_00001_.mp4"))
+    assert frames == frame_count(VOICE_SECONDS, FPS) and heard >= frames / rate - 0.5 / rate
+
+
+def test_a_long_gif_is_refused_before_rendering(server):
+    soundfile.write(server.base / "input/long.wav", np.zeros(8000 * 61, np.float32), 8000)
+    prompt = render_prompt(server, "long.wav", format="mp4 and gif", filename_prefix="much")
+    with pytest.raises(ExecutionFailed, match="lasts 61 seconds, too long for a GIF. Use at most 60"):
+        server.run(prompt)
+    assert not list((server.base / "output").glob("much*"))
+
+
+def test_an_unwritable_folder_is_explained(server):
+    (server.base / "output/taken").write_text("a file where a folder should be")
+    with pytest.raises(ExecutionFailed, match="cannot be made.*Choose another filename_prefix"):
+        server.run(render_prompt(server, filename_prefix="taken/video"))
+
+
+def test_a_cancelled_render_plays_and_goes_on(server):
+    prompt = render_prompt(server, "voice.wav", fps=60.0, filename_prefix="cancelled", batch_size=4)
+    prompt_id = server.queue(prompt)
+    partial = server.base / "output/cancelled_00001_.mp4.partial"
+    first = partial / "segment_000000.mp4"
+    end = time.monotonic() + 300
+    while not first.is_file() and time.monotonic() < end:
+        time.sleep(0.1)
+    server.post("/interrupt", {})
+    start = time.monotonic()
+    entry = server.wait(prompt_id, 60)
+    assert time.monotonic() - start < 10
+    assert "execution_interrupted" in [kind for kind, _ in entry["status"]["messages"]]
+    so_far, _, _, heard, _ = facts(str(partial / "so_far.mp4"))
+    assert 96 <= so_far < frame_count(VOICE_SECONDS, 60) and heard >= so_far / 60 - 0.02
+
+    server.run(prompt)
+    assert "An interrupted render goes on after frame 96." in server.log
+    assert not partial.exists() and not (server.base / "output/cancelled_00002_.mp4").exists()
+    whole = render_prompt(server, "voice.wav", fps=60.0, filename_prefix="whole", batch_size=4)
+    server.run(whole)
+    made = [server.base / f"output/{name}_00001_.mp4" for name in ("cancelled", "whole")]
+    for first, second in zip(*(iter_frames(path, None) for path in made), strict=True):
+        assert np.array_equal(first, second)
+
+
+def test_the_blueprint_is_offered_with_known_nodes(server):
+    offered = server.get_json("/global_subgraphs")
+    ours = {key: value for key, value in offered.items() if LINKED in json.dumps(value)}
+    [(key, value)] = ours.items()
+    assert value["name"] == "Talking Head (steps)"
+    blueprint = json.loads(server.get_json(f"/global_subgraphs/{key}")["data"])
+    [graph] = blueprint["definitions"]["subgraphs"]
+    info = server.get_json("/object_info")
+    for node in graph["nodes"]:
+        described = info[node["type"]]["input"]
+        known = {**described["required"], **described.get("optional", {})}
+        assert {slot["name"] for slot in node["inputs"]} <= set(known)
+    for link in graph["links"]:
+        if link["target_id"] > 0:
+            [target] = [node for node in graph["nodes"] if node["id"] == link["target_id"]]
+            slot = target["inputs"][link["target_slot"]]
+            assert slot["link"] == link["id"] and slot["type"] == link["type"]
+    assert Path(PACK / "subgraphs" / "Talking Head (steps).json").is_file()
