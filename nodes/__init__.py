@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .dubbing import DubVideo
 from .frames import PasteBack, SampleFrames
 from .models import LoadModels
 from .motion import AudioToMotion
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     VideoCombine,
     RenderVideo,
     TalkingHead,
+    DubVideo,
 ]
 
 

@@ -49,6 +49,7 @@ NODES = {
     "FD2TalkVideoCombine": "Combine Frames and Audio",
     "FD2TalkRenderVideo": "Render Talking Video",
     "FD2TalkTalkingHead": "Talking Head",
+    "FD2TalkDubVideo": "Dub Video",
 }
 WORKFLOW = "Talking Portrait"
 RUN_TIME_PACKAGES = {"diffusers", "librosa", "imageio"}
