@@ -116,6 +116,11 @@ def live_progress() -> Callable[[int, int, torch.Tensor], None]:
     return report
 
 
+def own_id(node: type[io.ComfyNode]) -> str | None:
+    """The running node's id, for `tell`; None when another node or a script called `execute` directly."""
+    return None if node.hidden is None else node.hidden.unique_id
+
+
 def tell(node_id: str | None, text: str, level: int = logging.WARNING) -> None:
     """Show a remark under the node, in the place of an earlier one, and in the log."""
     log.log(level, "%s", text)

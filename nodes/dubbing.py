@@ -19,6 +19,7 @@ from .common import (
     explained,
     live_progress,
     loaded,
+    own_id,
     progress_bar,
     rgb,
     seed_input,
@@ -194,7 +195,7 @@ class DubVideo(io.ComfyNode):
             notes.append(f"{chooser.missing} frames show no such face; they stay as they are.")
         if wanted > len(images):
             notes.append(f"The sound is longer than the video by {(wanted - len(images)) / fps:.1f} s: {longer_sound}.")
-        tell(cls.hidden.unique_id, "\n".join(notes), logging.WARNING if len(notes) > 1 else logging.INFO)
+        tell(own_id(cls), "\n".join(notes), logging.WARNING if len(notes) > 1 else logging.INFO)
 
         network = loaded(frame_model.patcher, int(size) ** 2 * BYTES_PER_PIXEL)
         live = live_progress()

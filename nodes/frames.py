@@ -18,6 +18,7 @@ from .common import (
     explained,
     live_progress,
     loaded,
+    own_id,
     progress_bar,
     rgb,
     seed_input,
@@ -161,7 +162,7 @@ class SampleFrames(io.ComfyNode):
         motion, note = soft_limit(motion, frame_model.face_model, appearance)
         notes, short = [note] if note else [], False
         if notes:
-            tell(cls.hidden.unique_id, note)
+            tell(own_id(cls), note)
         total, size = len(motion), appearance.size
         batch = min(batch_size, total)
         coder = None
@@ -200,7 +201,7 @@ class SampleFrames(io.ComfyNode):
                         raise
                     if not short:
                         notes.append("The graphics memory is short, so fewer frames than batch_size are made at once.")
-                        tell(cls.hidden.unique_id, "\n".join(notes))
+                        tell(own_id(cls), "\n".join(notes))
                     short, batch = True, batch // 2
                     mm.soft_empty_cache()
         finally:

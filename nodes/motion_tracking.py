@@ -16,7 +16,7 @@ import torch
 from comfy_api.latest import InputImpl, io
 
 from ..fd2talk_core.errors import UserError
-from .common import CATEGORY, FrameModelType, MotionType, explained, progress_bar, rgb, tell, to_uint8
+from .common import CATEGORY, FrameModelType, MotionType, explained, own_id, progress_bar, rgb, tell, to_uint8
 from .faces import FACE_ORDERS, face_choice, mark_inputs, order_inputs
 
 NO_FACE = ("error", "hold", "skip")
@@ -194,7 +194,7 @@ class TrackMotion(io.ComfyNode):
             done = "there the motion before is held" if no_face == "hold" else "left out, so the motion is shorter"
             notes.append(f"{chooser.missing} frames show no such face; {done}.")
             level = logging.WARNING
-        tell(cls.hidden.unique_id, "\n".join(notes), level)
+        tell(own_id(cls), "\n".join(notes), level)
         return io.NodeOutput(motion, audio)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from .common import CATEGORY, AppearanceType, FrameModelType, explained, rgb, tell, to_uint8
+from .common import CATEGORY, AppearanceType, FrameModelType, explained, own_id, rgb, tell, to_uint8
 from .faces import FACE_ORDERS, face_choice, index_input, mark_inputs, order_inputs
 
 SIZES = ("256", "512")
@@ -82,7 +82,7 @@ class EncodeAppearance(io.ComfyNode):
         notes = list(appearance.notes)
         if len(images) > 1:
             notes.append(f"The image input has {len(images)} frames; the first one is used.")
-        tell(cls.hidden.unique_id, "\n".join(notes), logging.WARNING if len(notes) > 1 else logging.INFO)
+        tell(own_id(cls), "\n".join(notes), logging.WARNING if len(notes) > 1 else logging.INFO)
         pictures = [draw_landmarks(appearance.crop, appearance.landmarks)]
         if len(chooser.faces) > 1:
             pictures.append(draw_faces(picture, chooser.faces, chooser.taken))
