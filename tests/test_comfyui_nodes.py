@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 
 import describe_nodes
 import pytest
-from comfy_server import PACK, missing
+from comfy_server import COMFYUI_PYTHON, PACK, missing
 from describe_nodes import inputs_of, load, read_nodes, snapshot_of, texts_of
+from test_archive import WEIGHTS, pack_archive
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(missing()), reason=missing() or "ComfyUI is there")]
 
@@ -55,3 +57,20 @@ def test_the_tool_reads_the_same_and_finds_nothing_to_do(ours):
         [sys.executable, PACK / "tools/describe_nodes.py"], capture_output=True, text=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_published_archive_works_as_it_is(tmp_path):
+    """Unpacked like the Manager does, under another name: the same nodes, and every shipped network loads."""
+    pack = tmp_path / "custom_nodes/fd2talk-0"
+    with zipfile.ZipFile(pack_archive(tmp_path / "node.zip")) as archive:
+        archive.extractall(pack)
+    assert snapshot_of(read_nodes(pack)) == load(describe_nodes.SNAPSHOT)
+    code = f"from fd2talk_core.checkpoint import default_weights as d; print(*map(d, {WEIGHTS}))"
+    loading = (
+        "from fd2talk_core.face.tracker import FaceTracker; from fd2talk_core.frames.model import FrameModel; "
+        "from fd2talk_core.motion.model import MotionModel; "
+        "FaceTracker.load(); FrameModel.load(); MotionModel.load(); "
+    )
+    done = subprocess.run([COMFYUI_PYTHON, "-c", loading + code], cwd=pack, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(str(pack) in path for path in done.stdout.split())
