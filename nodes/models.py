@@ -67,13 +67,14 @@ def load_models(checkpoint: str = SHIPPED, dtype: str = "auto"):
                 "weights are needed here. Choose another file, or the default."
             )
         paths[kind] = path
-    face_model = FaceModel.load()
-    motion = MotionModel.load(paths.get("motion"))
-    frames = FrameModel.load(paths.get("frames"))
+    # Networks draw random weights before they get their own; other nodes' random numbers must not depend on that.
+    with torch.random.fork_rng(devices=[]):
+        motion, frames = MotionModel.load(paths.get("motion")), FrameModel.load(paths.get("frames"))
+        tracker, face_model = FaceTracker.load(), FaceModel.load()
     same_face_model(face_model, motion.face_model_hash, "motion")
     same_face_model(face_model, frames.face_model_hash, "frame")
 
-    return managed(motion), LoadedFrameModel(managed(frames), DTYPES[dtype], FaceTracker.load(), face_model)
+    return managed(motion), LoadedFrameModel(managed(frames), DTYPES[dtype], tracker, face_model)
 
 
 class LoadModels(io.ComfyNode):
