@@ -49,7 +49,7 @@ def test_faces_are_counted_in_the_order_asked_for(order, expected):
     for index, x in enumerate(expected):
         taken, note = middle(FaceChoice(order, index, point=(0.5, 0.5)))
         assert taken == x
-        assert note.startswith(f"3 faces were found; number {index} is used, counted from 0, the ")
+        assert note.startswith(f"3 faces were found; number {index} is used, counting from 0 ")
 
 
 def test_a_single_face_is_mentioned_without_numbers():

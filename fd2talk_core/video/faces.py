@@ -28,7 +28,7 @@ from ..face.tracker import LOST_BELOW, FaceBox, FaceTracker, TrackedFace, choose
 from ..frames.appearance import Appearance, encode_portrait
 
 LARGEST, LEFT, POINT = ORDERS = ("largest first", "left to right", "nearest to point")
-COUNTED_FROM = {LARGEST: "the largest", LEFT: "the one furthest left", POINT: "the one nearest to the point"}
+COUNTED = {LARGEST: "by size", LEFT: "from the left", POINT: "by distance from the point"}
 MASK_COVERS = 0.2  # least share of a face's box
 # A face that is lost beside others must come back near to where it was, in its own sizes, and a little further with
 # every frame: otherwise the neighbour would be taken for it.
@@ -93,13 +93,13 @@ def pick(faces: list[TrackedFace], choice: FaceChoice, width: int, height: int) 
     else:
         if not 0 <= choice.index < len(ordered):
             raise UserError(
-                f"There is no face number {choice.index}: {count}, counted from 0, {COUNTED_FROM[choice.order]}. "
+                f"There is no face number {choice.index}: {count}, and counting begins at 0. "
                 f"Choose a number from 0 to {len(ordered) - 1}."
             )
         face = ordered[choice.index]
         note = f"{count}."
         if len(ordered) > 1:
-            note = f"{count}; number {choice.index} is used, counted from 0, {COUNTED_FROM[choice.order]}."
+            note = f"{count}; number {choice.index} is used, counting from 0 {COUNTED[choice.order]}."
     face, _ = choose_face([face])  # refuses it when it is too small
     return face, note
 
