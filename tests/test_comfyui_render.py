@@ -214,3 +214,98 @@ def test_the_blueprint_is_offered_with_known_nodes(server):
             slot = target["inputs"][link["target_slot"]]
             assert slot["link"] == link["id"] and slot["type"] == link["type"]
     assert Path(PACK / "subgraphs" / "Talking Head (steps).json").is_file()
+
+
+@pytest.mark.parametrize(("form", "codecs"), [("mp4 (H.265)", {"hevc", "aac"}), ("webm (VP9)", {"vp9", "opus"})])
+def test_combining_in_other_formats(server, form, codecs):
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 101, "height": 67, "batch_size": 3, "color": 255}},
+        "2": {"class_type": "LoadAudio", "inputs": {"audio": "half.wav"}},
+        "3": {
+            "class_type": "FD2TalkVideoCombine",
+            "inputs": {"images": ["1", 0], "fps": FPS, "format": form, "audio": ["2", 0], "quality": "small file"},
+        },
+        "4": {
+            "class_type": "SaveVideo",
+            "inputs": {"video": ["3", 0], "filename_prefix": "other", "format": "auto", "format.codec": "auto"},
+        },
+    }
+    [result] = server.run(prompt)["4"]["images"]
+    content = server.download(result)
+    frames, _, size, heard, comment = facts(io.BytesIO(content))
+    assert frames == frame_count(HALF_SECONDS, FPS) and size == (102, 68) and heard >= HALF_SECONDS - 0.01
+    assert comment == COMMENT
+    with av.open(io.BytesIO(content)) as file:
+        assert {stream.codec_context.name.removeprefix("lib") for stream in file.streams} == codecs
+
+
+# Graphics memory that is full or nearly so, another VAE, and --disable-metadata, on a render of ten frames.
+RENDER = """
+import importlib, types, numpy as np, torch
+from pathlib import Path
+from PIL import Image
+import av, comfy.sd, comfy.utils, folder_paths
+import comfy.model_management as mm
+from comfy.cli_args import args
+package = nodes.NODE_CLASS_MAPPINGS["FD2TalkRenderVideo"].__module__.rsplit(".", 2)[0]
+rendering = importlib.import_module(package + ".nodes.rendering")
+settings = importlib.import_module(package + ".fd2talk_core.render").RenderSettings(steps=1, paste=False)
+encode = importlib.import_module(package + ".fd2talk_core.frames.appearance").encode_portrait
+MotionClip = importlib.import_module(package + ".fd2talk_core.motion.clip").MotionClip
+folder_paths.set_output_directory({folder!r})
+state = dict(vae_scale=torch.tensor(0.3611), vae_shift=torch.tensor(0.1159))
+for part in ("encoder", "decoder"):
+    path = Path({models!r}) / ("taef1_" + part + ".safetensors")
+    weights = comfy.utils.load_torch_file(str(path)) if path.is_file() else dict()
+    state |= {{"taesd_" + part + "." + key: value for key, value in weights.items()}}
+batches, limit, made, tags = [], 99, [], []
+def full(module, inputs):
+    batches[-1].append(len(inputs[0]))
+    if len(inputs[0]) > limit:
+        raise mm.OOM_EXCEPTION("simulated")
+def render(name, **changes):
+    batches.append([])
+    hidden = types.SimpleNamespace(unique_id=None, prompt=dict(a=1), extra_pnginfo=dict(workflow=dict(b=2)))
+    target = rendering.Target("mp4 and png frames", prefix=name)
+    path = rendering.render_to_file(frame_model, look, motion, None, settings, target, hidden, live=False, **changes)
+    files = sorted(path.with_suffix("").glob("*.png"))
+    made.append(np.stack([np.asarray(Image.open(file)) for file in files]).astype(float))
+    with av.open(str(path)) as file:
+        tags.append(sorted(file.metadata))
+with torch.inference_mode():
+    _, frame_model = nodes.NODE_CLASS_MAPPINGS["FD2TalkLoadModels"].execute("default (shipped)", "fp32").args
+    look = encode(
+        np.asarray(Image.open({portrait!r}).convert("RGB")), frame_model.tracker, frame_model.face_model
+    )
+    jaw = frame_model.face_model.controls["jaw_open"]
+    motion = MotionClip(torch.linspace(0, 1, 10)[:, None] * jaw, torch.zeros(10, 6), 25.0, frame_model.face_model.hash)
+    frame_model.patcher.model.unet.register_forward_pre_hook(full)
+    render("plain", batch_size=5)
+    limit = 2
+    render("full", batch_size=8)
+    limit, free = 99, mm.get_free_memory
+    mm.get_free_memory = lambda *_, **__: 3.5 * 256 * 256 * rendering.BYTES_PER_PIXEL
+    args.disable_metadata = True
+    render("little", batch_size=8)
+    mm.get_free_memory = free
+    if len(state) > 2:
+        render("vae", batch_size=8, vae=comfy.sd.VAE(sd=state))
+result = dict(
+    batches=batches, tags=tags, shape=made[0].shape, apart=[float(abs(made[0] - other).max()) for other in made[1:]],
+    mean=[float(abs(made[0] - other).mean()) for other in made[1:]],
+)
+"""
+
+
+def test_memory_another_vae_and_metadata(tmp_path):
+    models = PACK.parent / "shared/models"
+    result = in_comfyui(RENDER, folder=str(tmp_path), portrait=str(PACK / "assets/portrait.png"), models=str(models))
+    plain, full, little, *vae = result["batches"]
+    assert plain == [4, 4, 2], "five do not divide the writer's segments"
+    assert full == [8, 4, 2, 2, 2, 2, 2]
+    assert little == [3, 3, 3, 1]
+    assert result["shape"] == [10, 256, 256, 3] and max(result["apart"][:2]) <= 2
+    assert {"prompt", "workflow", "comment", "description"} <= set(result["tags"][0])
+    assert {"comment", "description"} <= set(result["tags"][2]) and not {"prompt", "workflow"} & set(result["tags"][2])
+    if vae:
+        assert 0.2 < result["mean"][2] < 15, "the same person in about the same colours"

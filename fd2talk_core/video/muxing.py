@@ -98,11 +98,22 @@ class Muxer:
         self._container = av.open(str(target), "w", options=_container_options(form, rate, set(metadata), growing))
         self._container.metadata.update(metadata)
         with av.open(str(template)) as first:
-            self._video = self._container.add_stream_from_template(first.streams.video[0])
+            self._video = self._stream(form, first.streams.video[0])
         if form.tag:
             self._video.codec_context.codec_tag = form.tag
         self._video.time_base = 1 / fps
         self._sound = AudioTrack(self._container, samples, rate, form.sound) if samples is not None else None
+
+    def _stream(self, form: VideoFormat, template: av.VideoStream) -> av.VideoStream:
+        if form.suffix != ".webm":
+            return self._container.add_stream_from_template(template)
+        # WebM packets have no duration. Only a stream with a rate tells the file how long its last frame lasts, without
+        # which core's Save Video loses that frame; and a stream from a template has none.
+        stream = self._container.add_stream(form.encoder, rate=self._fps)
+        stream.width, stream.height, stream.pix_fmt = template.width, template.height, form.pix_fmt
+        for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
+            setattr(stream.codec_context, name, getattr(template.codec_context, name))
+        return stream
 
     def add(self, segment: Path, start: int) -> None:
         """Append a segment whose first frame is number `start`, and its sound."""
