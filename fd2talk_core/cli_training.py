@@ -88,7 +88,7 @@ def align(
 
 def train(
     part: Annotated[
-        str, typer.Argument(help="tracker, autoencoder, audio-encoder, lip-expert, baseline, motion or frames.")
+        str, typer.Argument(help="tracker, autoencoder, audio-encoder, lip-expert, baseline, motion, warp or frames.")
     ],
     data: Annotated[list[Path], typer.Option("--data", "-d", help="A prepared folder; may be given several times.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/PART.")] = None,
@@ -106,7 +106,7 @@ def train(
 ) -> None:
     """Train one network.
 
-    The order is tracker, autoencoder, lip-expert, audio-encoder, motion, frames;
+    The order is tracker, autoencoder, lip-expert, audio-encoder, motion, warp, frames;
     baseline makes the plain regressor that `fd2talk evaluate` compares with. Progress is
     in OUT/train.log and in tensorboard. The file weights/README.md has the
     command of every shipped file.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ def render_frames(
             progress(writer.frames_written, total)
 
     while writer.frames_written < total:
+        flows: deque[torch.Tensor] = deque()
         batches = sample_frames(
             model,
             face_model,
@@ -170,17 +172,18 @@ def render_frames(
             dtype=dtype,
             coder=coder,
             torso=torso,
+            on_flow=flows.append,
         )
         try:
             # The next batch is made while this one is pasted and encoded.
             with closing(ahead(_in_mode(inference, batches), depth=1)) as made_ahead:
                 for frames in made_ahead:
-                    first = writer.frames_written
+                    first, flow = writer.frames_written, flows.popleft()
                     if compositor is None:
                         newest = frames[-1]
                         write(frames)
                     else:  # one by one, because a portrait may have many megapixels
-                        for newest in compositor.stream(frames, detail(motion, first, len(frames))):
+                        for newest in compositor.stream(frames, detail(motion, first, len(frames), flow)):
                             write(newest)
                         newest = newest[0]
                     if preview:

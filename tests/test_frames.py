@@ -13,7 +13,14 @@ from fd2talk_core.frames.appearance import Appearance, crop_for, square_crop
 from fd2talk_core.frames.autoencoder import Autoencoder, AutoencoderConfig
 from fd2talk_core.frames.conditions import AppearanceEncoder, MotionEncoder
 from fd2talk_core.frames.model import FrameModel
-from fd2talk_core.frames.sampling import FrameSampler, geometry_only_frames, motion_windows, sample_frames
+from fd2talk_core.frames.refine import keep_still
+from fd2talk_core.frames.sampling import (
+    FrameSampler,
+    geometry_only_frames,
+    motion_windows,
+    sample_frames,
+    warped_portraits,
+)
 from fd2talk_core.frames.unet import FrameUNet, UNetConfig
 from fd2talk_core.motion.clip import MotionClip
 
@@ -122,10 +129,10 @@ def test_resuming_gives_the_same_frames(model, face, appearance, motion):
 def test_motion_and_appearance_both_matter(model, face, appearance, motion):
     sampler = FrameSampler(model, face, appearance, torch.float32)
     noise, rows = torch.zeros(1, 16, 8, 8), torch.arange(2)
-    plain = sampler.latents(motion, rows, noise, 2, 1.0, 1.0)
-    assert not torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 2.0, 1.0), atol=1e-4)
-    assert not torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 1.0, 2.0), atol=1e-4)
-    assert torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 1.0 + 1e-7, 1.0), atol=1e-3)
+    plain, _ = sampler.latents(motion, rows, noise, 2, 1.0, 1.0)
+    assert not torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 2.0, 1.0)[0], atol=1e-4)
+    assert not torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 1.0, 2.0)[0], atol=1e-4)
+    assert torch.allclose(plain, sampler.latents(motion, rows, noise, 2, 1.0 + 1e-7, 1.0)[0], atol=1e-3)
 
 
 def test_the_flow_is_computed_in_full_precision(model, face, appearance, motion, monkeypatch):
@@ -148,8 +155,8 @@ def test_the_flow_is_computed_in_full_precision(model, face, appearance, motion,
 def test_pure_form_ignores_the_warp(face, appearance, motion):
     pure = random_model(face, geometry=False)
     sampler = FrameSampler(pure, face, appearance, torch.float32)
-    warped, guide = sampler.geometry(sampler.motion(motion, torch.arange(2)))
-    assert warped.abs().max() == 0 and guide.abs().max() == 0
+    given = sampler.geometry(sampler.motion(motion, torch.arange(2)))
+    assert given.latents.abs().max() == 0 and given.guide.abs().max() == 0
 
 
 def test_an_untrained_refiner_changes_nothing_and_a_trained_one_moves_and_lights(face, appearance, motion):
@@ -158,14 +165,28 @@ def test_an_untrained_refiner_changes_nothing_and_a_trained_one_moves_and_lights
 
     def warped(model):
         sampler = FrameSampler(model, face, appearance, torch.float32)
-        return sampler.geometry(sampler.motion(motion, rows))[0]
+        return sampler.geometry(sampler.motion(motion, rows)).latents
 
-    assert torch.allclose(warped(plain), warped(refined), atol=1e-5)
+    assert torch.allclose(warped(plain), warped(refined), atol=0.01)
     torch.nn.init.constant_(refined.refiner.light.bias, 1.0)
     lit = warped(refined)
     assert not torch.allclose(warped(plain), lit, atol=1e-3)
     torch.nn.init.constant_(refined.refiner.flow.bias, 1.0)
     assert not torch.allclose(warped(refined), lit, atol=1e-3)
+
+
+def test_what_stands_still_stays_to_the_pixel(face):
+    refiner = random_model(face, refine=True).refiner
+    torch.nn.init.constant_(refiner.still.bias, 40.0)
+    portrait, flow = torch.rand(3, SIZE, SIZE), torch.full((2, 2, 64, 64), 0.05)
+    motion = tuple(torch.zeros(2, *shape) for shape in ((11, 64), (11, 6), (64,), (6,)))
+    guide = torch.zeros(2, 8, SIZE // 8, SIZE // 8)
+    made, _, still = warped_portraits(portrait, flow, guide, motion, refiner)
+    assert torch.allclose(made, portrait.expand(2, -1, -1, -1), atol=1e-5)
+    bare, _, unknown = warped_portraits(portrait, flow, guide, motion, None)
+    assert unknown is None and not torch.allclose(bare, made, atol=0.1)
+    assert torch.equal(keep_still(bare, portrait, still), portrait.expand(2, -1, -1, -1))
+    assert torch.equal(keep_still(bare, portrait, 0 * still), bare)
 
 
 def test_bare_geometry_is_neither_refined_nor_painted(face, appearance, motion):

@@ -68,7 +68,7 @@ def _warp_alone(model: FrameModel, face_model: FaceModel, appearance, motion) ->
     """The corrected and painted warp through the autoencoder: what the frame network starts from."""
     sampler = FrameSampler(model, face_model, appearance)
     for rows in torch.arange(len(motion)).split(8):
-        yield sampler.decode(sampler.geometry(sampler.motion(motion, rows))[0])
+        yield sampler.decode(sampler.geometry(sampler.motion(motion, rows)).latents)
 
 
 @torch.inference_mode()

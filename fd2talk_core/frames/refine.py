@@ -1,4 +1,4 @@
-"""What the analytic warp gets slightly wrong, learned: a residual flow and a change of light."""
+"""What the analytic warp gets slightly wrong, learned: a residual flow, what stands still, a change of light."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from ..face.geometry import FLOW_GRID
 from .conditions import POSE_SCALE
 from .unet import ResBlock
 
-COARSE = 128  # side of the picture that the refiner looks at
-CELLS = 32  # its own resolution
+VIEW, COARSE_VIEW = 256, 128  # sides at which the refiner looks at the warped picture and at the portrait
+CELLS = FLOW_GRID  # its own finest resolution
+LIGHT_CELLS = CELLS // 2
 GUIDE_CHANNELS = 8
 FLOW_SCALE, LIGHT_SCALE = 0.01, 0.1  # sizes of an output of one: shares of the crop, and of full white
+SURELY_STILL = (0.8, 0.98)  # where the portrait begins to show, and where nothing else does
+STILL_BIAS = -5.0  # untrained, next to nothing stands still
 
 
 class WarpRefiner(nn.Module):
-    """Residual flow and light for frames whose portrait was warped by the face model's flow.
+    """Corrected flow, and light, for frames whose portrait was warped by the face model's flow.
 
     Landmarks say where a few hundred points are, up to the tracker's error, and nothing of the skin between them, of
-    hair or of shading. The network sees the warped portrait with the masks it should agree with, and how the face
-    moves. It works at a fixed resolution, so that one set of weights serves every picture size; untrained it changes
-    nothing.
+    hair, of what stands still behind the head, or of shading. The network sees the portrait before and after the warp,
+    with the flow and the masks it should agree with, and how the face moves. A displacement is added to the flow, and
+    the sum fades to none where the picture stands still. It works at a fixed resolution, so that one set of weights
+    serves every picture size; untrained it changes nearly nothing.
     """
 
-    def __init__(self, expression_std: torch.Tensor, width: int = 36, embed_width: int = 48):
+    def __init__(
+        self, expression_std: torch.Tensor, widths: tuple[int, int, int] = (24, 32, 32), embed_width: int = 48
+    ):
         super().__init__()
         count = len(expression_std)
         self.register_buffer("expression_std", expression_std.clone())
@@ -33,18 +39,22 @@ class WarpRefiner(nn.Module):
         self.embed = nn.Sequential(
             nn.Linear(2 * count + 15, 64), nn.SiLU(), nn.Linear(64, embed_width), nn.SiLU()
         )  # fmt: skip
-        self.stem = nn.Conv2d(3 * (COARSE // CELLS) ** 2 + GUIDE_CHANNELS, width, 3, padding=1)
-        self.fine = ResBlock(width, width, embed_width, groups=4)
-        self.shrink = nn.Conv2d(width, width, 2, stride=2)
-        self.coarse = nn.ModuleList(ResBlock(width, width, embed_width, groups=4) for _ in range(2))
-        self.join = nn.Conv2d(2 * width, width, 1)
-        self.last = ResBlock(width, width, embed_width, groups=4)
-        self.norm = nn.GroupNorm(4, width)
-        self.flow = nn.Conv2d(width, 2 * (FLOW_GRID // CELLS) ** 2, 3, padding=1)
-        self.light = nn.Conv2d(width, 3, 3, padding=1)
-        for layer in (self.flow, self.light):
+        fine, middle, coarse = widths
+        channels = 3 * (VIEW // CELLS) ** 2 + 3 * (COARSE_VIEW // CELLS) ** 2 + GUIDE_CHANNELS + 2
+        self.stem = nn.Conv2d(channels, fine, 3, padding=1)
+        self.down_fine = ResBlock(fine, fine, embed_width, groups=4)
+        self.shrink = nn.ModuleList(nn.Conv2d(*pair, 2, stride=2) for pair in ((fine, middle), (middle, coarse)))
+        self.down_middle = ResBlock(middle, middle, embed_width, groups=4)
+        self.coarse = nn.ModuleList(ResBlock(coarse, coarse, embed_width, groups=4) for _ in range(2))
+        self.up_middle = ResBlock(coarse + middle, middle, embed_width, groups=4)
+        self.up_fine = ResBlock(middle + fine, fine, embed_width, groups=4)
+        self.norm_light, self.norm = nn.GroupNorm(4, middle), nn.GroupNorm(4, fine)
+        self.light = nn.Conv2d(middle, 3, 3, padding=1)
+        self.flow, self.still = nn.Conv2d(fine, 2, 3, padding=1), nn.Conv2d(fine, 1, 3, padding=1)
+        for layer in (self.flow, self.still, self.light):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.still.bias, STILL_BIAS)
 
     def features(self, expression: torch.Tensor, offset: torch.Tensor, beta: torch.Tensor, pose: torch.Tensor):
         """How a frame differs from the reference and how fast it changes; arguments as for `MotionEncoder`."""
@@ -58,24 +68,42 @@ class WarpRefiner(nn.Module):
     def forward(
         self,
         warped: torch.Tensor,  # (N, 3, S, S) portrait after the analytic flow
+        portrait: torch.Tensor,  # (3, S, S) or (N, 3, S, S) before it: behind a head that leaves its place is no wall
+        flow: torch.Tensor,  # (N, 2, 64, 64) that flow, in shares of the crop
         guide: torch.Tensor,  # (N, 8, h, w)
         expression: torch.Tensor,  # (N, 2r+1, 64)
         offset: torch.Tensor,  # (N, 2r+1, 6)
         beta: torch.Tensor,  # (N, 64) of the reference
         pose: torch.Tensor,  # (N, 6) of the reference
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """-> residual flow (N, 2, 64, 64) in shares of the crop, light (N, 3, 32, 32) to add to the picture."""
-        coarse = F.interpolate(warped, size=(COARSE, COARSE), mode="area")
-        guide = guide if guide.shape[-1] == CELLS else F.interpolate(guide, size=(CELLS, CELLS), mode="area")
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """-> corrected flow (N, 2, 64, 64) in shares of the crop, light (N, 3, 32, 32) to add to the picture, and how
+        still each place stands (N, 1, 64, 64) in 0..1."""
+        portrait = portrait.expand_as(warped)
+        views = [
+            F.pixel_unshuffle(F.interpolate(picture, size=(side, side), mode="area") * 2 - 1, side // CELLS)
+            for picture, side in ((warped, VIEW), (portrait, COARSE_VIEW))
+        ]
+        guide = F.interpolate(guide, size=(CELLS, CELLS), mode="bilinear") if guide.shape[-1] != CELLS else guide
         embedding = self.embed(self.features(expression, offset, beta, pose))
-        h = self.stem(torch.cat([F.pixel_unshuffle(coarse * 2 - 1, COARSE // CELLS), guide], 1))
-        fine = self.fine(h, embedding)
-        h = self.shrink(fine)
+        seen = torch.cat([*views, guide, flow / FLOW_SCALE / 8], 1)
+        fine = self.down_fine(self.stem(seen), embedding)
+        middle = self.down_middle(self.shrink[0](fine), embedding)
+        h = self.shrink[1](middle)
         for block in self.coarse:
             h = block(h, embedding)
-        h = self.join(torch.cat([F.interpolate(h, scale_factor=2.0, mode="bilinear"), fine], 1))
-        h = F.silu(self.norm(self.last(h, embedding)))
-        return F.pixel_shuffle(self.flow(h), FLOW_GRID // CELLS) * FLOW_SCALE, self.light(h) * LIGHT_SCALE
+        h = self.up_middle(torch.cat([F.interpolate(h, scale_factor=2.0, mode="bilinear"), middle], 1), embedding)
+        light = self.light(F.silu(self.norm_light(h))) * LIGHT_SCALE
+        h = self.up_fine(torch.cat([F.interpolate(h, scale_factor=2.0, mode="bilinear"), fine], 1), embedding)
+        h = F.silu(self.norm(h))
+        still = torch.sigmoid(self.still(h).float())
+        return (1 - still) * (flow + self.flow(h).float() * FLOW_SCALE), light, still
+
+
+def keep_still(pictures: torch.Tensor, portrait: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
+    """Pictures (N, 3, S, S) with the portrait (3, S, S) itself wherever it surely stands still (N, 1, c, c)."""
+    low, high = SURELY_STILL
+    matte = ((F.interpolate(still, size=pictures.shape[-2:], mode="bilinear") - low) / (high - low)).clamp(0, 1)
+    return torch.lerp(pictures, portrait.expand_as(pictures), matte)
 
 
 def add_light(pictures: torch.Tensor, light: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from ..motion.clip import MotionClip
 from .appearance import Appearance
 from .autoencoder import LATENT_FACTOR
 from .model import FrameModel
-from .refine import WarpRefiner, add_light
+from .refine import WarpRefiner, add_light, keep_still
 
 # Few steps spend themselves on low noise (2 steps: 1, 0.25), and start with half the noise: both keep more of what is
 # certain and less of what is guessed. Measured on held-back people in docs/method.md.
@@ -26,7 +27,7 @@ SIGMA_SHIFT = 1 / 3
 TEMPERATURE = 0.5
 # Unsharp masking of the decoded frames. Few steps predict something close to the mean of what is possible, which is
 # smoother than any of it.
-SHARPEN = 1.0
+SHARPEN = 0.85
 FLOW_CHANNEL_SCALE = 8.0  # brings displacements, in shares of the crop, to about one
 
 
@@ -69,26 +70,38 @@ def warped_portraits(
     motion: tuple[torch.Tensor, ...],
     refiner: WarpRefiner | None,
     paint: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The portrait as the geometry alone would show it: warped, the warp corrected, openings painted, lit.
 
     portrait (3, S, S) or (N, 3, S, S); flow (N, 2, g, g); guide (N, 8, h, w); motion: windows of expression and
-    offset, expression and pose of the reference, as for `MotionEncoder` -> (N, 3, S, S).
+    offset, expression and pose of the reference, as for `MotionEncoder` -> (N, 3, S, S), the flow in the end
+    (N, 2, g, g), and how still each place stands (N, 1, g, g), None without a refiner.
     """
     pictures = warp(portrait, flow)
-    light = None
+    light = still = None
     if refiner is not None:
-        correction, light = (part.float() for part in refiner(pictures, guide, *motion))
-        pictures = warp(portrait, flow + correction)
+        flow, light, still = (part.float() for part in refiner(pictures, portrait, flow, guide, *motion))
+        pictures = warp(portrait, flow)
     if paint is not None:
         pictures = paint(pictures)
-    return pictures if light is None else add_light(pictures, light)
+    return pictures if light is None else add_light(pictures, light), flow, still
 
 
 def encode_pictures(coder, pictures: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """(N, 3, S, S) in 0..1 -> float32 latents (N, 16, S/8, S/8), in the precision that is fast on their device."""
     with autocast(pictures.device, dtype):
         return coder.encode(pictures.contiguous(memory_format=torch.channels_last)).float()
+
+
+@dataclass
+class WarpedFrames:
+    """Encoded warps (N, 16, h, w), guide channels (N, 8, h, w), flow (N, 2, g, g), and how still each place stands
+    (N, 1, g, g), where that is known."""
+
+    latents: torch.Tensor
+    guide: torch.Tensor
+    flow: torch.Tensor
+    still: torch.Tensor | None
 
 
 class FrameSampler:
@@ -129,8 +142,8 @@ class FrameSampler:
                    for part in (motion.expression, motion.pose))  # fmt: skip
         return (*windows, look.beta.expand(count, -1), look.pose.expand(count, -1))
 
-    def geometry(self, motion: tuple[torch.Tensor, ...], bare: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encoded warps (N, 16, h, w) and guide channels (N, 8, h, w) of target frames; `motion` as from `motion()`.
+    def geometry(self, motion: tuple[torch.Tensor, ...], bare: bool = False) -> WarpedFrames:
+        """What is known of target frames before the network sees them; `motion` as from `motion()`.
 
         bare: the analytic warp alone, uncorrected and unpainted. Call it outside autocast: half precision cannot hold
         the small distances between flow points.
@@ -145,14 +158,14 @@ class FrameSampler:
         guide = make_guide(self.face_model, look.alpha, beta, pose, flow, look.size // LATENT_FACTOR)
         if not self.model.config.geometry:
             nothing = torch.zeros(len(beta), 16, look.size // LATENT_FACTOR, look.size // LATENT_FACTOR)
-            return nothing.to(self.device), torch.zeros_like(guide).to(self.device)
+            return WarpedFrames(nothing.to(self.device), torch.zeros_like(guide).to(self.device), flow, None)
         guide = guide.to(self.device)
         refiner, paint = self.model.refiner, lambda pictures: self.paint(pictures, beta, pose)
-        pictures = warped_portraits(
+        pictures, flow, still = warped_portraits(
             self.crop, flow.to(self.device), guide, tuple(part.to(self.device) for part in motion),
             None if bare else refiner, None if bare else paint,
         )  # fmt: skip
-        return encode_pictures(self.coder, pictures, self.dtype), guide
+        return WarpedFrames(encode_pictures(self.coder, pictures, self.dtype), guide, flow, still)
 
     @torch.no_grad()
     def latents(
@@ -163,11 +176,11 @@ class FrameSampler:
         steps: int,
         motion_guidance: float,
         appearance_guidance: float,
-    ) -> torch.Tensor:
-        """Sample latents (N, 16, h, w) of the frames `indices` of a clip."""
+    ) -> tuple[torch.Tensor, WarpedFrames]:
+        """Sample latents (N, 16, h, w) of the frames `indices` of a clip; with the warp that they began from."""
         model = self.model
         parts = self.motion(motion, indices)
-        warped, guide = self.geometry(parts)
+        given = self.geometry(parts)
         count = len(indices)
         with autocast(self.device, self.dtype):
             tokens = model.motion_encoder(*(part.to(self.device) for part in parts))
@@ -175,7 +188,7 @@ class FrameSampler:
 
             def predict(x: torch.Tensor, level: torch.Tensor, motion_on: bool, appearance_on: bool) -> torch.Tensor:
                 return model.unet(
-                    x.contiguous(memory_format=torch.channels_last), level, warped, guide,
+                    x.contiguous(memory_format=torch.channels_last), level, given.latents, given.guide,
                     tokens if motion_on else null_tokens,
                     self.look if appearance_on else self.no_look, count,
                 ).float()  # fmt: skip
@@ -195,17 +208,24 @@ class FrameSampler:
                         + motion_guidance * (clean - look_only)
                     )
                 x = scheduler.step((x - clean) / sigma, time, x).prev_sample
-        return warped + model.residual_scale * x
+        return given.latents + model.residual_scale * x, given
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor, sharpen: float = 0.0) -> torch.Tensor:
-        """Latents -> float32 pictures (N, size, size, 3) in 0..1 on the CPU, unsharp-masked by `sharpen`."""
+    def decode(
+        self, latents: torch.Tensor, sharpen: float = 0.0, still: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Latents -> float32 pictures (N, size, size, 3) in 0..1 on the CPU, unsharp-masked by `sharpen`.
+
+        still: as in WarpedFrames; there the portrait's own pixels remain.
+        """
         with autocast(self.device, self.dtype):
             pictures = self.coder.decode(latents.contiguous(memory_format=torch.channels_last))
         pictures = pictures.float()
         if sharpen:
             smooth = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
             pictures = pictures + sharpen * (pictures - smooth)
+        if still is not None:
+            pictures = keep_still(pictures, self.crop, still)
         return pictures.clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
 
@@ -227,6 +247,7 @@ def sample_frames(
     dtype: torch.dtype | None = None,
     coder=None,
     torso: float = 1.0,
+    on_flow: Callable[[torch.Tensor], None] | None = None,
 ) -> Iterator[torch.Tensor]:
     """Generate the frames of a motion clip, batch by batch.
 
@@ -243,6 +264,7 @@ def sample_frames(
         coder: another autoencoder of the same latent space in place of the model's: `encode` and `decode` like
             `Autoencoder`.
         torso: share of its usual motion that the torso takes; 0 = it stays still.
+        on_flow: called before each batch with the flow (b, 2, g, g) that it was warped by, for `DetailLayer`.
 
     Yields float32 (b, size, size, 3) in 0..1 on the CPU.
     """
@@ -254,8 +276,10 @@ def sample_frames(
     noise = temperature * torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(seed))
     for first in range(start, len(motion), batch_size):
         indices = torch.arange(first, min(first + batch_size, len(motion)))
-        latents = sampler.latents(motion, indices, noise, steps, motion_guidance, appearance_guidance)
-        yield sampler.decode(latents, sharpen)
+        latents, given = sampler.latents(motion, indices, noise, steps, motion_guidance, appearance_guidance)
+        if on_flow:
+            on_flow(given.flow.float().cpu())
+        yield sampler.decode(latents, sharpen, given.still)
         if progress:
             progress(int(indices[-1]) + 1, len(motion))
 
@@ -274,5 +298,4 @@ def geometry_only_frames(
     sampler = FrameSampler(model, face_model, appearance, dtype)
     for first in range(0, len(motion), batch_size):
         indices = torch.arange(first, min(first + batch_size, len(motion)))
-        warped, _ = sampler.geometry(sampler.motion(motion, indices), bare=True)
-        yield sampler.decode(warped)
+        yield sampler.decode(sampler.geometry(sampler.motion(motion, indices), bare=True).latents)

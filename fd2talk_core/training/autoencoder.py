@@ -84,10 +84,10 @@ class AutoencoderTask:
     name = "autoencoder"
 
     def __init__(self, folders: list[Path], teacher: Path, cache: Path, batch_size: int, start: Path | None,
-                 sharpness: float, train_encoder: bool):  # fmt: skip
+                 sharpness: float, train_encoder: bool, latent_weight: float):  # fmt: skip
         self.model = (_started(start) if start else Autoencoder()).to(memory_format=torch.channels_last)
         self.model.encoder.requires_grad_(train_encoder)
-        self.sharpness = sharpness
+        self.sharpness, self.latent_weight = sharpness, latent_weight
         self.batch_size = batch_size
         cache.mkdir(parents=True, exist_ok=True)
         taef1 = load_taef1(teacher).to(memory_format=torch.channels_last)
@@ -141,7 +141,7 @@ class AutoencoderTask:
         latent = F.mse_loss(latents.float()[: len(target), :, 1:-1, 1:-1], target[..., 1:-1, 1:-1])
         pixel = (decoded - pictures).abs().mean()
         square = F.mse_loss(decoded, pictures)
-        loss = pixel + 4 * square + 0.5 * gradient_loss(decoded, pictures) + 0.1 * latent
+        loss = pixel + 4 * square + 0.5 * gradient_loss(decoded, pictures) + self.latent_weight * latent
         if self.sharpness:
             loss = loss + self.sharpness * sharpness_loss(decoded, pictures)
         return loss, {"l1": pixel.item(), "latent": latent.item(), "psnr": -10 * square.log10().item()}
@@ -172,11 +172,14 @@ class AutoencoderTask:
 def make_task(
     data: list[Path], teacher: Path = Path("../shared/models"), cache: Path = Path("data/cache/autoencoder"),
     batch_size: int = 24, start: Path | None = None, sharpness: float = 0.0, train_encoder: int = 1,
+    latent_weight: float = 0.1,
 ) -> AutoencoderTask:  # fmt: skip
     """`teacher`: folder with the two TAEF1 files; `cache`: where pictures and teacher latents are kept.
 
     `start`: weights to go on from; `sharpness`: weight of the sharpness loss; `train_encoder=0`: train the decoder
-    alone, so that the latents stay what they are.
+    alone, so that the latents stay what they are; `latent_weight`: pull of the latents towards the teacher's.
     """
     start = Path(start) if start else None
-    return AutoencoderTask(data, Path(teacher), Path(cache), batch_size, start, sharpness, bool(train_encoder))
+    return AutoencoderTask(
+        data, Path(teacher), Path(cache), batch_size, start, sharpness, bool(train_encoder), latent_weight
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ..device import autocast
@@ -21,7 +22,8 @@ from .critic import Adversary
 from .frames_data import SIZE, build_latents, build_pairs, take
 from .loop import TrainSettings
 from .losses import gradient_loss, laplacian, sharpness_loss
-from .warp import around, load_refiner
+from .regions import around, pixel_regions
+from .warp import load_refiner
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,11 @@ SETTINGS = TrainSettings(lr=4e-4, minutes=60, weight_decay=0.01, ema=0.999, warm
 PATCH = 12  # latent cells of the patch that is decoded for the pixel loss
 MARGIN = 8  # pixels at the patch's edge that lack context and do not count
 MASK_WEIGHTS = (3.0, 4.0, 3.0, 1.0)  # lips, mouth opening, eyes, face; on top of 1 everywhere
-DROP = 0.1
+DROP = 0.05
 LARGE = 512
+# Share of warps that are blurred at the mouth, the eyes or in the whole face, so that what they should show has to be
+# looked up in the portrait.
+VEILED, VEIL = 0.1, 7  # the latter in latent cells
 # Closing eyes and opening mouths are rare in video, and what the warp does worst: such pairs come more often.
 BLINK_FACTOR, SPEECH_FACTOR = 6.0, 2.0
 # Shares of batches: a second step after the network's own first one, any noise level; the rest starts at pure noise.
@@ -43,6 +48,29 @@ TRAINED_ON = (
 def _patches(maps: torch.Tensor, corners: torch.Tensor, side: int) -> torch.Tensor:
     """Cut (N, C, side, side) at per-sample corners (N, 2) = y, x."""
     return torch.stack([m[:, y : y + side, x : x + side] for m, (y, x) in zip(maps, corners.tolist(), strict=True)])
+
+
+def predict(model: nn.Module, batch: dict[str, torch.Tensor], x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """The clean residual (N, 16, h, w) that a `FrameModel` sees in a noisy one at noise levels (N,)."""
+    motion = (batch["expression"], batch["offset"], batch["beta"], batch["pose"])
+    return model(
+        x, level, batch["warped"], batch["seen_guide"], batch["reference"], motion,
+        batch["drop_motion"], batch["drop_appearance"],
+    ).float()  # fmt: skip
+
+
+@torch.no_grad()
+def sampled(model: nn.Module, batch: dict[str, torch.Tensor], noise: torch.Tensor) -> torch.Tensor:
+    """Residuals (N, 16, h, w) as sampling makes them by default, in two steps from noise (N or 1, 16, h, w)."""
+    count, device = len(batch["pose"]), batch["pose"].device
+    nothing = torch.zeros(count, dtype=torch.bool, device=device)
+    batch = batch | {"drop_motion": nothing, "drop_appearance": nothing}
+    x = TEMPERATURE * noise.to(device).expand(count, -1, -1, -1)
+    sigmas = make_scheduler(2).sigmas.to(device)
+    for level, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        clean = predict(model, batch, x, level.expand(count))
+        x = clean + (x - clean) / level * following
+    return x
 
 
 class FramesTask:
@@ -79,7 +107,7 @@ class FramesTask:
         )
         self.large = large
         self.large_data = self._sources(
-            folders, cache / "large", pairs_cache / "large", False, pairs // 6, LARGE, config, frozen, refiner
+            folders, cache / "large", pairs_cache / "large", False, pairs // 10, LARGE, config, frozen, refiner
         ) if large else None  # fmt: skip
         residual = self.data["target"][::20].astype(np.float32)
         if config.geometry:
@@ -144,10 +172,25 @@ class FramesTask:
             drop = torch.from_numpy(rng.random(count))
             batch["drop_motion"] = drop < 2 * DROP
             batch["drop_appearance"] = (drop > DROP) & (drop < 3 * DROP)
+            if self.model.config.geometry:
+                self._veil(batch, rng)
             # Two of three patches look at the mouth, the others at an eye; of blinks, mostly at an eye.
             places = [rng.choice(3, p=(0.2, 0.4, 0.4) if blink else (0.66, 0.17, 0.17)) for blink in blinks[rows]]
             self._cut(batch, torch.tensor(places), rng, cells)
             yield batch
+
+    @staticmethod
+    def _veil(batch: dict[str, torch.Tensor], rng: np.random.Generator) -> None:
+        """Blur some samples' warps where masks say."""
+        rows = np.flatnonzero(rng.random(len(batch["guide"])) < VEILED)
+        if len(rows) == 0:
+            return
+        lips, mouth, eyes, face = batch["guide"][rows, :4].split(1, 1)
+        choices = torch.stack([around(lips + mouth, 1), around(eyes, 1), face])
+        mask = choices[rng.integers(0, 3, len(rows)), np.arange(len(rows))].clamp(0, 1)
+        warped = batch["warped"][rows]
+        blurred = F.avg_pool2d(warped, VEIL, 1, VEIL // 2, count_include_pad=False)
+        batch["warped"][rows] = warped + mask * (blurred - warped)
 
     def _cut(self, batch: dict[str, torch.Tensor], place: torch.Tensor, rng, cells: int) -> None:
         """Cut large pairs to `cells`, and the pixels to the patch that is decoded, around the chosen places."""
@@ -175,21 +218,14 @@ class FramesTask:
             batch["seen_guide"] = torch.zeros_like(batch["guide"])
         return batch
 
-    def _predict(self, model, batch: dict[str, torch.Tensor], x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        motion = (batch["expression"], batch["offset"], batch["beta"], batch["pose"])
-        return model(
-            x, level, batch["warped"], batch["seen_guide"], batch["reference"], motion,
-            batch["drop_motion"], batch["drop_appearance"],
-        ).float()  # fmt: skip
-
     def loss(self, model, batch):
         residual = (batch["target"] - batch["warped"]) / self.scale
         level = batch["level"][:, None, None, None]
         first = residual
         if batch["second"]:
             with torch.no_grad():
-                first = self._predict(model, batch, batch["noise"], torch.ones_like(batch["level"]))
-        clean = self._predict(model, batch, (1 - level) * first + level * batch["noise"], batch["level"])
+                first = predict(model, batch, batch["noise"], torch.ones_like(batch["level"]))
+        clean = predict(model, batch, (1 - level) * first + level * batch["noise"], batch["level"])
         masks = batch["guide"][:, :4]
         weight = 1 + sum(w * masks[:, i : i + 1] for i, w in enumerate(MASK_WEIGHTS))
         latent = (weight * (clean - residual).abs()).mean()
@@ -219,29 +255,17 @@ class FramesTask:
         names = ("mouth", "mouth_warp", "eyes", "eyes_warp", "face", "face_warp", "sharp", "sharp_warp", "sharp_real")
         sums = dict.fromkeys(names, 0.0)
         cells = SIZE // LATENT_FACTOR
-        noise = TEMPERATURE * torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(0))
-        noise = noise.to(device)
-        sigmas = make_scheduler(2).sigmas.to(device)
+        noise = torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(0))
         rows = np.arange(len(self.held["pose"]))
         for start in range(0, len(rows), 16):
             batch = self._given(take(self.held, rows[start : start + 16]))
             batch = {key: value.to(device) for key, value in batch.items()}
-            count = len(batch["pose"])
-            batch["drop_motion"] = batch["drop_appearance"] = torch.zeros(count, dtype=torch.bool, device=device)
             with autocast(device):
-                x = noise.expand(count, -1, -1, -1)
-                for level, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-                    clean = self._predict(model, batch, x, level.expand(count))
-                    x = clean + (x - clean) / level * following
+                x = sampled(model, batch, noise)
                 pictures = self.decode(batch["warped"] + self.scale * x).float().clamp(0, 1)
                 warped = self.decode(batch["bare"]).float().clamp(0, 1)
             real = batch["pixels"].float() / 255
-            lips, opening, eyes, face = batch["guide"][:, :4].split(1, 1)
-            regions = {"mouth": around(lips + opening, 1), "eyes": around(eyes, 1), "face": face}
-            regions = {
-                name: F.interpolate(mask.clamp(0, 1), scale_factor=float(LATENT_FACTOR), mode="bilinear")
-                for name, mask in regions.items()
-            }
+            regions = pixel_regions(batch["guide"], SIZE, 1)
             for name, mask in regions.items():
                 sums[name] += float(((pictures - real).abs() * mask).sum())
                 sums[f"{name}_warp"] += float(((warped - real).abs() * mask).sum())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..face.geometry import dense_flow, warp
@@ -24,11 +26,18 @@ log = logging.getLogger(__name__)
 
 SIZE = 256
 CELLS = SIZE // LATENT_FACTOR
-REFERENCES_PER_CLIP = 5
+REFERENCES_PER_CLIP = 8
 BATCH = 16
+# Stills teach many faces, though they do not move: each also serves as the truth for itself warped to another face's
+# expression and pose.
+MADE_PER_STILL, MOVES_PER_CLIP = 2, 12
+# Moves beyond this tear the warp: radians of each angle, and expression in standard deviations.
+FARTHEST_TURN, FARTHEST_EXPRESSION = 0.12, 1.5
+# Ranges of the random change of shape that makes other faces of those there are.
+STRETCH, SKEW, TURN, ZOOM, SHIFT = 0.1, 0.06, 0.12, 0.12, 0.03
 # Coefficients at the ends of a clip are padded like in sampling; a still is a clip of one frame.
 PAIR_FIELDS = (
-    "pixels", "portrait", "flow", "guide", "expression", "offset", "alpha", "beta", "pose", "centres",
+    "pixels", "portrait", "flow", "guide", "expression", "offset", "alpha", "beta", "pose", "made", "centres",
 )  # fmt: skip
 LATENT_FIELDS = ("target", "warped", "bare", "reference")
 
@@ -42,6 +51,38 @@ def _flipped_labels(landmarks: np.ndarray, size: int, mirror: torch.Tensor) -> n
     flipped = landmarks[:, mirror.numpy()].copy()
     flipped[..., 0] = size - flipped[..., 0]
     return flipped
+
+
+def shape_change(rng: np.random.Generator) -> torch.Tensor:
+    """A random affine map (2, 3) from places of the changed picture to the original's, both -1..1 over the picture."""
+    turn = rng.uniform(-TURN, TURN)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    aspect = np.exp(rng.uniform(-STRETCH, STRETCH))
+    shape = np.array([[aspect, rng.uniform(-SKEW, SKEW)], [0, 1 / aspect]])
+    linear = rotation @ shape * np.exp(-rng.uniform(-ZOOM / 3, ZOOM))
+    return torch.from_numpy(np.column_stack([linear, rng.uniform(-SHIFT, SHIFT, 2)])).float()
+
+
+def changed_pictures(frames: list[np.ndarray], change: torch.Tensor, size: int) -> torch.Tensor:
+    """Frames after a `shape_change`, as uint8 (N, 3, size, size)."""
+    made = []
+    for frame in frames:
+        picture = torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float()
+        grid = F.affine_grid(change[None], list(picture.shape), align_corners=False)
+        picture = F.grid_sample(picture, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        picture = F.interpolate(picture, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+        made.append((picture.clamp(0, 255) + 0.5).byte())
+    return torch.cat(made)
+
+
+def changed_landmarks(landmarks: np.ndarray, change: torch.Tensor, size: int) -> np.ndarray:
+    """Landmarks (..., 3) in pixels of a picture of side `size` after the same change."""
+    linear, shift = change[:, :2].numpy(), change[:, 2].numpy()
+    back = np.linalg.inv(linear)
+    places = landmarks[..., :2] * (2 / size) - 1
+    places = ((places - shift) @ back.T + 1) * (size / 2)
+    depth = landmarks[..., 2:] * np.sqrt(np.linalg.det(back))
+    return np.concatenate([places, depth], -1).astype(landmarks.dtype)
 
 
 def colour_change(rng: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -60,11 +101,60 @@ def colour_change(rng: np.random.Generator) -> Callable[[torch.Tensor], torch.Te
     return change
 
 
+@dataclass
+class Moves:
+    """Differences between two moments of real clips, for stills to take: expressions (M, 64) and poses (M, 6)."""
+
+    beta: list[torch.Tensor] = field(default_factory=list)
+    pose: list[torch.Tensor] = field(default_factory=list)
+
+    def collect(self, beta: torch.Tensor, pose: torch.Tensor, rng: np.random.Generator) -> None:
+        """Remember some differences within a clip of expressions (T, 64) and poses (T, 6)."""
+        first, second = (torch.from_numpy(rng.integers(0, len(beta), MOVES_PER_CLIP)) for _ in range(2))
+        self.beta += list(beta[first] - beta[second])
+        self.pose += list(pose[first] - pose[second])
+
+    def some(
+        self, count: int, expression_std: torch.Tensor, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random ones of moderate size: (count, 64), (count, 6)."""
+        chosen = rng.integers(0, len(self.beta), count)
+        pose = torch.stack([self.pose[i] for i in chosen])
+        pose[:, :3] = pose[:, :3].clamp(-FARTHEST_TURN, FARTHEST_TURN)
+        reach = FARTHEST_EXPRESSION * expression_std
+        return torch.stack([self.beta[i] for i in chosen]).clamp(-reach, reach), pose
+
+
+def _pairs(
+    face: FaceModel, radius: int, alpha: torch.Tensor, start: tuple[torch.Tensor, torch.Tensor], portrait: torch.Tensor,
+    pixels: torch.Tensor, expressions: torch.Tensor, poses: torch.Tensor, made: bool,
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """PAIR_FIELDS of one portrait (1, 3, S, S) with target pictures (N, 3, S, S), given the windows of their motion."""
+    count, side = len(pixels), pixels.shape[-1]
+    target = (expressions[:, radius], poses[:, radius])
+    flow = torch.cat([
+        dense_flow(face, alpha, start, (target[0][i : i + 8], target[1][i : i + 8])) for i in range(0, count, 8)
+    ])  # fmt: skip
+    points = face.landmarks(alpha.expand(count, -1), *target, 1.0)[..., :2]
+    centres = [points[:, list(group)].mean(1) for group in (LIPS_OUTER, EYE_RIGHT, EYE_LEFT)]
+    values = (
+        pixels, portrait.expand(count, -1, -1, -1), flow,
+        make_guide(face, alpha, *target, flow, side // LATENT_FACTOR), expressions, poses - start[1],
+        alpha.expand(count, -1), start[0].expand(count, -1), start[1].expand(count, -1),
+        torch.full((count,), int(made), dtype=torch.uint8), torch.stack(centres, 1),
+    )  # fmt: skip
+    return dict(zip(PAIR_FIELDS, values, strict=True))
+
+
 @torch.no_grad()
 def clip_pairs(
-    clip: Clip, count: int, face: FaceModel, radius: int, rng: np.random.Generator, augment: bool, side: int
-) -> dict[str, np.ndarray] | None:
-    """`count` pairs (reference frame, target frame) of one clip with their geometry at `side`² px; None if unusable."""
+    clip: Clip, count: int, face: FaceModel, radius: int, rng: np.random.Generator, augment: bool, side: int,
+    moves: Moves | None = None,
+) -> dict[str, np.ndarray] | None:  # fmt: skip
+    """`count` pairs (reference frame, target frame) of one clip with their geometry at `side`² px; None if unusable.
+
+    A still is its own reference, and `count` - 1 times its own target from where `moves` have taken it.
+    """
     labels = clip.labels()
     valid = np.flatnonzero(labels.valid)
     if len(valid) == 0 or labels.valid.mean() < 0.9:
@@ -74,58 +164,70 @@ def clip_pairs(
     if rng.random() < 0.5:
         frames = [frame[:, ::-1] for frame in frames]
         landmarks = _flipped_labels(landmarks, size, face.mirror)
+    shape = shape_change(rng) if augment and rng.random() < 0.7 else None
+    if shape is not None:
+        landmarks = changed_landmarks(landmarks, shape, size)
+
+    def pictures(chosen: list[int]) -> torch.Tensor:
+        own = [frames[i] for i in chosen]
+        return _resized(own, side) if shape is None else changed_pictures(own, shape, side)
+
     # A frame without a face takes the coefficients of its nearest neighbour that has one.
     nearest = valid[np.abs(np.arange(len(landmarks))[:, None] - valid).argmin(1)]
     fit = face.fit(torch.from_numpy(landmarks[nearest]), size)
     targets = rng.choice(valid, min(count, len(valid)), replace=len(valid) < count and not clip.still)
     references = rng.choice(valid, min(REFERENCES_PER_CLIP, len(valid)), replace=False)
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in PAIR_FIELDS}
+    parts: list[dict[str, torch.Tensor]] = []
     for number, reference in enumerate(references):
         own = torch.from_numpy(np.sort(targets[number :: len(references)]))
         if len(own) == 0:
             continue
-        change = colour_change(rng) if augment and rng.random() < 0.6 else lambda pictures: pictures
-        portrait, pixels = (
-            change(_resized(chosen, side)) for chosen in ([frames[reference]], [frames[i] for i in own])
-        )
+        change = colour_change(rng) if augment and rng.random() < 0.6 else lambda values: values
+        portrait, pixels = change(pictures([reference])), change(pictures(own.tolist()))
         start = (fit.beta[reference], fit.pose[reference])
-        target = (fit.beta[own], fit.pose[own])
-        flow = torch.cat([
-            dense_flow(face, fit.alpha, start, (target[0][i : i + 8], target[1][i : i + 8]))
-            for i in range(0, len(own), 8)
-        ])  # fmt: skip
-        points = face.landmarks(fit.alpha.expand(len(own), -1), *target, 1.0)[..., :2]
-        centres = [points[:, list(group)].mean(1) for group in (LIPS_OUTER, EYE_RIGHT, EYE_LEFT)]
-        values = (
-            pixels, portrait.expand(len(own), -1, -1, -1), flow,
-            make_guide(face, fit.alpha, *target, flow, side // LATENT_FACTOR),
-            motion_windows(fit.beta, own, radius), motion_windows(fit.pose - start[1], own, radius),
-            fit.alpha.expand(len(own), -1), start[0].expand(len(own), -1), start[1].expand(len(own), -1),
-            torch.stack(centres, 1),
-        )  # fmt: skip
-        for name, value in zip(PAIR_FIELDS, values, strict=True):
-            parts[name].append(value if value.dtype == torch.uint8 else value.half())
-    return {name: torch.cat(values).numpy() for name, values in parts.items()}
+        windows = motion_windows(fit.beta, own, radius), motion_windows(fit.pose, own, radius)
+        parts.append(_pairs(face, radius, fit.alpha, start, portrait, pixels, *windows, False))
+        if clip.still and count > 1 and moves and moves.beta:
+            parts += _moved_still(face, radius, fit.alpha, start, portrait, moves.some(count - 1, face.exp_std, rng))
+    if moves is not None and not clip.still:
+        moves.collect(fit.beta[valid], fit.pose[valid], rng)
+    collected = {name: torch.cat([part[name] for part in parts]) for name in PAIR_FIELDS}
+    return {
+        name: (value if value.dtype == torch.uint8 else value.half()).numpy() for name, value in collected.items()
+    }
+
+
+def _moved_still(face, radius, alpha, start, portrait, moves) -> list[dict[str, torch.Tensor]]:
+    """A still as the truth for itself: its references are the still after each move, as sampling would warp it."""
+    parts = []
+    painter = OpeningPainter(face, portrait[0].float() / 255, alpha, *start)
+    expressions, poses = (value.expand(1, 2 * radius + 1, -1) for value in start)
+    for beta, pose in zip(start[0] + moves[0], start[1] + moves[1], strict=True):
+        flow = dense_flow(face, alpha, start, (beta[None], pose[None]))
+        moved = painter(warp(portrait[0].float() / 255, flow), beta[None], pose[None])
+        moved = (moved.clamp(0, 1) * 255 + 0.5).byte()
+        parts.append(_pairs(face, radius, alpha, (beta, pose), moved, portrait, expressions, poses, True))
+    return parts
 
 
 def _plan(folders: list[Path], held_back: bool, pairs: int) -> list[tuple[Clip, int]]:
     """Which clips to take, and how many pairs of each.
 
-    Every identity gets a like share, but a talker with hundreds of clips one of a few clips only; stills give one
-    pair without motion each, which tells the network to leave good pictures alone.
+    Every identity gets a like share, but a talker with hundreds of clips one of a few clips only. Stills come last;
+    each gives one pair without motion, which tells the network to leave good pictures alone, and some with made motion.
     """
     clips = [clip for folder in folders for clip in list_clips(folder) if clip.held_back == held_back]
     videos = [clip for clip in clips if not clip.still]
     talkers = {clip.identity for clip in videos}
-    stills = [clip for clip in clips if clip.still][: 0 if held_back else pairs // 25]
+    stills = [clip for clip in clips if clip.still][: 0 if held_back else pairs // 12]
     by_identity = {name: [clip for clip in videos if clip.identity == name] for name in sorted(talkers)}
     share = max(1, pairs // len(talkers))
-    plan = [(clip, 1) for clip in stills]
+    plan = []
     for group in by_identity.values():
         many = len(group) >= 50
         chosen = group[:: max(1, len(group) // (10 if held_back else 60))] if many else group
         plan += [(clip, max(3, (2 if many and not held_back else 1) * share // len(chosen))) for clip in chosen]
-    return plan
+    return plan + [(clip, 1 + MADE_PER_STILL) for clip in stills]
 
 
 def _load(cache: Path, fields: tuple[str, ...]) -> dict[str, np.ndarray] | None:
@@ -144,9 +246,9 @@ def build_pairs(
         cache.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(int(held_back))
         collected: dict[str, list[np.ndarray]] = {name: [] for name in PAIR_FIELDS}
-        plan = _plan(folders, held_back, pairs)
+        plan, moves = _plan(folders, held_back, pairs), Moves()
         for clip, count in tqdm(plan, desc=f"pairs {'held back' if held_back else 'training'}"):
-            made = clip_pairs(clip, count, face, radius, rng, not held_back, side)
+            made = clip_pairs(clip, count, face, radius, rng, not held_back, side, moves)
             if made:
                 for name in PAIR_FIELDS:
                     collected[name].append(made[name])
@@ -189,7 +291,7 @@ def build_latents(
             rows = range(len(pictures))
             return torch.cat([painters[i](pictures[i : i + 1], beta[i : i + 1], pose[i : i + 1]) for i in rows])
 
-        warped = warped_portraits(portrait, batch["flow"], batch["guide"], motion, refiner, paint)
+        warped = warped_portraits(portrait, batch["flow"], batch["guide"], motion, refiner, paint)[0]
         bare = warp(portrait, batch["flow"])
         latents = [encode_pictures(autoencoder, pictures) for pictures in (pixels, warped, bare, portrait)]
         looks = [

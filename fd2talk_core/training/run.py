@@ -29,7 +29,7 @@ def train(part: str, data: list[Path], out: Path, export_to: Path | None = None,
     """Train one part.
 
     Args:
-        part: tracker, autoencoder, lip-expert, motion, warp, frames or baseline.
+        part: one of PARTS.
         data: prepared folders (`fd2talk prepare`).
         out: run folder (checkpoint, log, tensorboard).
         export_to: where the best weights go; default inside `out`.

@@ -20,6 +20,7 @@ from ..frames.unet import UNetConfig
 from .frames_data import SIZE, build_pairs, take
 from .loop import TrainSettings
 from .losses import gradient_loss
+from .regions import around, pixel_regions
 
 log = logging.getLogger(__name__)
 
@@ -36,35 +37,34 @@ def smooth_noise(count: int, grid: int, cells: int, strength: torch.Tensor) -> t
     return F.interpolate(noise, size=(grid, grid), mode="bicubic", align_corners=False)
 
 
-def around(mask: torch.Tensor, reach: int) -> torch.Tensor:
-    """Grow masks (N, 1, h, w) by `reach` cells, softly."""
-    grown = F.max_pool2d(mask, 2 * reach + 1, 1, reach)
-    return F.avg_pool2d(grown, 3, 1, 1)
-
-
 class WarpTask:
     """The warped portrait should agree with the real frame wherever the portrait shows what is there."""
 
     name = "warp"
 
-    def __init__(self, folders: list[Path], cache: Path, batch_size: int, pairs: int):
+    def __init__(self, folders: list[Path], cache: Path, batch_size: int, pairs: int, start: Path | None):
         self.face = FaceModel.load()
         radius = UNetConfig().motion_radius
-        self.data = self._fields(build_pairs(folders, cache / "train", False, pairs, self.face, radius))
+        pairs_to_learn = build_pairs(folders, cache / "train", False, pairs, self.face, radius)
+        self.data, self.rows = self._fields(pairs_to_learn), self._real(pairs_to_learn)
         self.held = self._fields(build_pairs(folders, cache / "valid", True, 240, self.face, radius))
-        self.model = WarpRefiner(self.face.exp_std)
+        self.model = load_refiner(start, self.face.exp_std) if start else WarpRefiner(self.face.exp_std)
         self.batch_size = batch_size
-        log.info("%d pairs, %d parameters", len(self.data["pose"]), sum(p.numel() for p in self.model.parameters()))
+        log.info("%d pairs, %d parameters", len(self.rows), sum(p.numel() for p in self.model.parameters()))
 
     @staticmethod
     def _fields(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: source[name] for name in FIELDS}
 
+    @staticmethod
+    def _real(source: dict[str, np.ndarray]) -> np.ndarray:
+        """Rows of pairs that were not made of one picture by the very flow that is to be corrected."""
+        return np.flatnonzero(source["made"] == 0)
+
     def batches(self) -> Iterator[dict[str, torch.Tensor]]:
         rng = np.random.default_rng()
-        count = len(self.data["pose"])
         while True:
-            batch = take(self.data, rng.integers(0, count, self.batch_size))
+            batch = take(self.data, rng.choice(self.rows, self.batch_size))
             strength = torch.from_numpy(rng.exponential(FLOW_NOISE / 3, self.batch_size)).float()
             batch["flow"] = batch["flow"] + smooth_noise(self.batch_size, FLOW_GRID, 8, strength)
             batch["weight"] = self._weight(batch)
@@ -75,8 +75,8 @@ class WarpTask:
         motion = (batch["expression"], batch["offset"], batch["beta"], batch["pose"])
         with torch.no_grad():
             bare = warp(portrait, batch["flow"])
-        flow, light = (part.float() for part in model(bare, batch["guide"], *motion))
-        return bare, add_light(warp(portrait, batch["flow"] + flow), light), flow
+        flow, light, _ = (part.float() for part in model(bare, portrait, batch["flow"], batch["guide"], *motion))
+        return bare, add_light(warp(portrait, flow), light), flow - batch["flow"]
 
     def _weight(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Where pixels count (N, 1, h, w): not where something opens or closes, for there it is painted."""
@@ -111,10 +111,8 @@ class WarpTask:
             batch = {key: value.to(device) for key, value in take(self.held, rows).items()}
             real = batch["pixels"].float() / 255
             bare, made, _ = self._refined(model, batch)
-            lips, mouth, eyes, face = batch["guide"][:, :4].split(1, 1)
-            regions = {"mouth": around(lips + mouth, 2), "eyes": around(eyes, 2), "face": face, "all": face * 0 + 1}
-            for name, mask in regions.items():
-                mask = F.interpolate(mask.clamp(0, 1), size=(SIZE, SIZE), mode="bilinear")
+            regions = pixel_regions(batch["guide"], SIZE, 2)
+            for name, mask in (regions | {"all": torch.ones_like(regions["face"])}).items():
                 sums[name] += [float(((picture - real).abs() * mask).sum()) for picture in (made, bare)]
         numbers = {name: ours / bare for name, (ours, bare) in sums.items()}
         return numbers["mouth"] + 0.5 * numbers["face"] + 0.25 * numbers["eyes"], numbers
@@ -132,7 +130,9 @@ def load_refiner(path: Path, expression_std: torch.Tensor) -> WarpRefiner:
 
 
 def make_task(
-    data: list[Path], cache: Path = Path("data/cache/pairs"), batch_size: int = 24, pairs: int = 9600
-) -> WarpTask:
-    """`cache`: where pairs are kept, the same as for `frames`; `pairs`: how many to make."""
-    return WarpTask(data, Path(cache), batch_size, pairs)
+    data: list[Path], cache: Path = Path("data/cache/pairs"), batch_size: int = 24, pairs: int = 9600,
+    start: Path | None = None,
+) -> WarpTask:  # fmt: skip
+    """`cache`: where pairs are kept, the same as for `frames`; `pairs`: how many to make; `start`: weights to go on
+    from."""
+    return WarpTask(data, Path(cache), batch_size, pairs, Path(start) if start else None)
