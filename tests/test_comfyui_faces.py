@@ -157,7 +157,8 @@ def test_dub_a_video_workflow(server):
         mouth_opening(np.stack([face.landmarks for face in tracker.track_video(video.astype(np.uint8))]))
         for video in (own, made)
     ]
-    assert opening[1][25:].std() < 0.5 * opening[0][25:].std(), "after half a second of sound the mouth rests"
+    # Half a second of sound, then the mouth rests, whatever it did in the video.
+    assert opening[1][25:].std() < 0.7 * opening[0][25:].std() and opening[1][25:].max() < 0.6 * opening[0][25:].max()
     height = own.shape[1]
     assert np.abs(made - own)[:, : height * 2 // 5].mean() < 2, "eyes and hair are the video's, but for its encoding"
 
