@@ -82,7 +82,7 @@ result = dict(formats=module.FORMATS, qualities=module.QUALITIES)
 
 def test_one_node_makes_a_talking_video(server):
     outputs = server.run(shipped(server, "Talking Head"))
-    [result] = [item for output in outputs.values() for item in output["images"] if output.get("animated")]
+    [result] = [item for output in outputs.values() for item in output.get("images", []) if output.get("animated")]
     frames, rate, size, heard, comment = facts(io.BytesIO(server.download(result)))
     assert (frames, rate, size) == (frame_count(VOICE_SECONDS, 25), 25, (512, 512))
     assert heard >= VOICE_SECONDS - 0.01 and comment == COMMENT
@@ -93,7 +93,7 @@ def test_one_node_is_the_same_as_the_steps(server):
     [single] = [node for node in prompt.values() if node["class_type"] == "FD2TalkTalkingHead"]
     single["inputs"] |= {"fps": FPS, "steps": 1, "expression_strength": 0.8}
     outputs = server.run(prompt)
-    [result] = [item for output in outputs.values() for item in output["images"]]
+    [result] = [item for output in outputs.values() for item in output.get("images", [])]
     (server.base / "one.mp4").write_bytes(server.download(result))
 
     steps = render_prompt(server, "voice.wav", filename_prefix="steps")
