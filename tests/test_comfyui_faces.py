@@ -35,7 +35,8 @@ def nodes_of(prompt: dict, kind: str) -> list[dict]:
 
 def saved_video(server, outputs: dict) -> tuple[list[np.ndarray], float, float]:
     """Frames, frame rate and seconds of sound of the one video that was saved."""
-    [result] = [item for output in outputs.values() for item in output.get("images", []) if item["filename"].endswith(".mp4")]
+    pictures = [item for output in outputs.values() for item in output.get("images", [])]
+    [result] = [item for item in pictures if item["filename"].endswith(".mp4")]
     content = server.download(result)
     with av.open(io.BytesIO(content)) as file:
         rate = float(file.streams.video[0].average_rate)

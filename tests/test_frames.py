@@ -187,6 +187,21 @@ def test_what_stands_still_stays_to_the_pixel(face):
     assert unknown is None and not torch.allclose(bare, made, atol=0.1)
     assert torch.equal(keep_still(bare, portrait, still), portrait.expand(2, -1, -1, -1))
     assert torch.equal(keep_still(bare, portrait, 0 * still), bare)
+    guide[:, 3] = 1  # all face: it stays where it is, but is drawn
+    assert not warped_portraits(portrait, flow, guide, motion, refiner)[2].any()
+
+
+def test_closing_lids_follow_the_analytic_flow(face):
+    refiner = random_model(face, refine=True).refiner
+    torch.nn.init.constant_(refiner.flow.bias, 2.0)
+    portrait, flow = torch.rand(3, SIZE, SIZE), torch.full((2, 2, 64, 64), 0.05)
+    motion = tuple(torch.zeros(2, *shape) for shape in ((11, 64), (11, 6), (64,), (6,)))
+    guide = torch.zeros(2, 8, SIZE // 8, SIZE // 8)
+    guide[:, 2, 4:6, 4:6] = 0.2  # the slit of an eye
+    _, made, _ = warped_portraits(portrait, flow, guide, motion, refiner, closing=torch.tensor([1.0, 0.0]))
+    eye, corner = (slice(None), 40, 40), (slice(None), 0, 0)
+    assert torch.allclose(made[0][eye], flow[0][eye], atol=1e-4) and not torch.allclose(made[1][eye], flow[1][eye])
+    assert torch.allclose(made[0][corner], made[1][corner])
 
 
 def test_bare_geometry_is_neither_refined_nor_painted(face, appearance, motion):

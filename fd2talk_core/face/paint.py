@@ -28,6 +28,8 @@ LASH_DARKNESS = 0.35
 OPEN_REFERENCE = 0.08
 # How far lips have to part beyond the reference's, in inter-ocular distances, to be painted fully.
 PARTING = 0.05
+# Shares of its opening from which on an eye counts as closing, and at which its lid covers it fully.
+SHUT_FROM, SHUT_FULLY = 0.15, 0.5
 OVERSAMPLE = 2
 
 
@@ -53,6 +55,17 @@ def _colour_at(picture: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """Mean colour (3,) of a picture (3, S, S) around points (P, 2) in shares."""
     soft = F.avg_pool2d(picture[None], 3, 1, 1)
     return F.grid_sample(soft, (points * 2 - 1)[None, None], align_corners=False)[0, :, 0].mean(1)
+
+
+def lids_coming_down(shut: torch.Tensor) -> torch.Tensor:
+    """How much lids cover, 0..1, of eyes that are shut by `shut`: those of a face at rest tremble a little."""
+    return ((shut - SHUT_FROM) / (SHUT_FULLY - SHUT_FROM)).clamp(0, 1)
+
+
+def eyes_shut(model: FaceModel, alpha: torch.Tensor, reference: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+    """Share (N,) of the eyes' opening in the reference that is gone: alpha (N, 80), expressions (N, 64)."""
+    rest, now = (eye_opening(model.vertices(alpha, values)) for values in (reference, beta))
+    return (1 - now / rest.clamp(min=1e-3)).clamp(0, 1)
 
 
 class OpeningPainter:
@@ -89,14 +102,13 @@ class OpeningPainter:
             if mouth[index] > 0:
                 mask = _polygons(points[index], (LIPS_INNER,), size)
                 picture = self._blend(picture, mask * float(mouth[index]), inside[index])
-            # Lids of a face at rest tremble a little; only real closing is painted.
-            if shut[index] > 0.15:
+            if shut[index] > SHUT_FROM:
                 for contour, line, colour in zip((EYE_RIGHT, EYE_LEFT), UPPER_LIDS, self.lids, strict=True):
                     # Nearly shut, the last gap between the lids is covered too; the lashes mark it.
                     gap = 1 - ((float(shut[index]) - 0.45) / 0.2)
                     seen = _polygons(points[index], (contour,), size) * min(1.0, max(0.0, gap))
                     covered = _polygons(wide[index], (contour,), size) - seen
-                    strength = min(1.0, (float(shut[index]) - 0.15) / 0.35)
+                    strength = float(lids_coming_down(shut[index]))
                     picture = self._blend(picture, covered.clip(0, 1) * strength, colour)
                     lashes = _lashes(points[index], line, size) * 0.8 * strength
                     picture = self._blend(picture, lashes, colour * LASH_DARKNESS)
