@@ -58,6 +58,15 @@ def torso_input(tooltip: str) -> io.Combo.Input:
     return io.Combo.Input("torso", options=list(TORSO), default=TORSO[0], optional=True, tooltip=tooltip, advanced=True)
 
 
+def vae_input() -> io.Vae.Input:
+    return io.Vae.Input(
+        "vae",
+        optional=True,
+        tooltip="Optional, to experiment: FLUX.1's VAE (ae.safetensors, from Load VAE) in the place of the "
+        "small one that comes with FD2Talk. Much slower, and not always better. Other VAEs are refused.",
+    )
+
+
 def frame_store(count: int, height: int, width: int) -> torch.Tensor:
     """Uninitialised IMAGE for the whole clip. Raises UserError when the machine cannot hold it."""
     device, dtype = mm.intermediate_device(), mm.intermediate_dtype()
@@ -121,12 +130,7 @@ class SampleFrames(io.ComfyNode):
                     tooltip="Frames made at once. It is halved by itself when the graphics memory is not enough.",
                     advanced=True,
                 ),
-                io.Vae.Input(
-                    "vae",
-                    optional=True,
-                    tooltip="Optional, to experiment: FLUX.1's VAE (ae.safetensors, from Load VAE) in the place of the "
-                    "small one that comes with FD2Talk. Much slower, and not always better. Other VAEs are refused.",
-                ),
+                vae_input(),
                 torso_input(
                     "Below the chin: follow takes a part of the head's motion, as necks and shoulders do; stay "
                     "keeps the torso still. Choose the same in Paste Face Back."

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import InputImpl, io, ui
 
 from .common import CATEGORY, AppearanceType, FrameModelType, MotionType, explained, seed_input
-from .frames import TORSO, torso_input
+from .frames import TORSO, torso_input, vae_input
 from .rendering import HIDDEN, Target, render_to_file
 
 # Kept as literals, because importing the pack must load nothing heavy; a test compares them with fd2talk_core.
@@ -133,12 +133,7 @@ class RenderVideo(io.ComfyNode):
                     tooltip="The most frames made at once. Fewer are made when memory is short.",
                     advanced=True,
                 ),
-                io.Vae.Input(
-                    "vae",
-                    optional=True,
-                    tooltip="Optional, to experiment: FLUX.1's VAE (ae.safetensors, from Load VAE) in the place of the "
-                    "small one that comes with FD2Talk. Much slower, and not always better. Other VAEs are refused.",
-                ),
+                vae_input(),
                 torso_input(
                     "Below the chin: follow takes a part of the head's motion, as necks and shoulders do; stay "
                     "keeps the torso still."

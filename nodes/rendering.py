@@ -21,7 +21,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..fd2talk_core.errors import UserError
-from .common import LoadedFrameModel, audio_samples, loaded, tell
+from .common import PREVIEW_SECONDS, PREVIEW_SIDE, LoadedFrameModel, audio_samples, loaded, tell
 from .frames import BYTES_PER_PIXEL, SharingCoder
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from ..fd2talk_core.video.formats import VideoFormat
 
 DESCRIPTION = "This video is synthetic: a talking head generated with FD2Talk from one picture and a voice recording."
-PREVIEW_SIDE = 512
-PREVIEW_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
