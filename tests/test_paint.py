@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from fd2talk_core.face.model import FaceModel
-from fd2talk_core.face.paint import OpeningPainter
+from fd2talk_core.face.paint import OpeningPainter, mouth_light
 
 SIZE = 128
 
@@ -30,19 +31,56 @@ def at(face, rest, beta, first, second):
     return y, x
 
 
-def test_parted_lips_show_a_dark_inside_and_nothing_else_changes(face, rest):
+def test_parted_lips_show_teeth_and_a_dark_inside_and_nothing_else_changes(face, rest):
     beta = rest[1] + face.control_vector({"lip_press": 1.0})
-    opened = beta + face.controls["jaw_open"] * 0.6
+    opened = beta + face.controls["jaw_open"]
     picture = painted(face, rest, opened, reference=beta)
-    y, x = at(face, rest, opened, 13, 14)
-    assert picture[:, y, x].mean() < 0.45
+    top, x = at(face, rest, opened, 13, 13)
+    bottom, _ = at(face, rest, opened, 14, 14)
+    column = picture[:, top + 2 : bottom - 1, x].mean(0)
+    assert column.min() < 0.28 and column[0] > column.min() + 0.05
+    assert column.argmin() > 0 and column[-1] > 0.45
     assert (picture[:, :30] == 0.7).all() and (picture[:, -20:] == 0.7).all()
 
 
-def test_an_open_reference_keeps_its_own_mouth(face, rest):
-    opened = face.controls["jaw_open"] * 0.5
-    picture = painted(face, rest, face.controls["jaw_open"] * 0.8, reference=opened)
-    assert torch.allclose(picture, torch.full_like(picture, 0.7))
+def test_teeth_of_an_open_reference_neither_grow_nor_shrink(face, rest):
+    reference = face.controls["jaw_open"] * 0.4
+    y, x = at(face, rest, reference, 13, 13)
+    low, _ = at(face, rest, reference, 14, 14)
+    portrait = torch.full((3, SIZE, SIZE), 0.4)
+    portrait[:, y : (y + low) // 2, x - 20 : x + 20] = 1.0  # upper teeth fill half of the opening
+    painter = OpeningPainter(face, portrait, rest[0], reference, rest[2])
+    seen = painter(portrait[None].clone(), reference[None], rest[2][None])[0]
+    assert torch.allclose(seen, portrait, atol=1e-4)
+    wider = face.controls["jaw_open"] * 0.9
+    grey = torch.full((1, 3, SIZE, SIZE), 0.4)
+    seen = painter(grey, wider[None], rest[2][None])[0]
+    teeth = (seen[0, :, x] > 0.7).sum(), (portrait[0, :, x] > 0.7).sum()
+    assert abs(int(teeth[0]) - int(teeth[1])) <= 2
+    bottom, _ = at(face, rest, wider, 14, 14)
+    assert seen[:, bottom - 4, x].mean() < 0.35  # below them it is dark
+
+
+def test_teeth_move_with_the_head(face, rest):
+    reference = face.controls["jaw_open"] * 0.5
+    portrait = torch.rand(3, SIZE, SIZE)
+    painter = OpeningPainter(face, portrait, rest[0], reference, rest[2])
+    moved = rest[2].clone()
+    moved[3] += 8 / SIZE / moved[5].exp()  # 8 pixels to the right
+    wider = face.controls["jaw_open"] * 0.9
+    seen = painter(torch.zeros(1, 3, SIZE, SIZE), wider[None], moved[None])[0]
+    y, x = at(face, rest, reference, 13, 13)
+    shown = seen[:, y + 2 : y + 5, x + 7 : x + 10]
+    assert torch.allclose(shown, portrait[:, y + 2 : y + 5, x - 1 : x + 2], atol=0.05)
+
+
+def test_light_in_a_mouth_follows_its_tilt(face, rest):
+    points = face.project(face.vertices(rest[0], face.controls["jaw_open"]), rest[2], 1.0)[..., :2].numpy()
+    turned = 1 - points  # upside down
+    x, y = np.meshgrid(np.linspace(0.42, 0.58, 9), np.linspace(0.55, 0.75, 15))
+    straight = mouth_light(points, 0.3, x, y)
+    assert np.allclose(mouth_light(turned, 0.3, 1 - x, 1 - y), straight)
+    assert straight.min() < 0.3 and straight.max() > 0.7
 
 
 def test_closing_lids_draw_lashes_and_open_eyes_stay(face, rest):

@@ -17,6 +17,9 @@ GUIDE_CHANNELS = 8
 FLOW_SCALE, LIGHT_SCALE = 0.01, 0.1  # sizes of an output of one: shares of the crop, and of full white
 SURELY_STILL = (0.8, 0.98)  # where the portrait begins to show, and where nothing else does
 STILL_BIAS = -5.0  # untrained, next to nothing stands still
+# By how many cells the masks of mouth and eyes grow where a correction must move them as a whole, and over how many it
+# is averaged there.
+WHOLE_REACH, WHOLE_WINDOW = 3, 5
 
 
 class WarpRefiner(nn.Module):
@@ -96,7 +99,24 @@ class WarpRefiner(nn.Module):
         h = self.up_fine(torch.cat([F.interpolate(h, scale_factor=2.0, mode="bilinear"), fine], 1), embedding)
         h = F.silu(self.norm(h))
         still = torch.sigmoid(self.still(h).float())
-        return (1 - still) * (flow + self.flow(h).float() * FLOW_SCALE), light, still
+        change = (1 - still) * (flow + self.flow(h).float() * FLOW_SCALE) - flow
+        return flow + as_a_whole(change, guide), light, still
+
+
+def as_a_whole(change: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+    """A correction (N, 2, c, c) without detail around mouth and eyes; guide (N, 8, c, c).
+
+    How far lips and lids are open is commanded. A correction that is learned from pixels would damp it, since half a
+    movement costs less than one at a wrong moment; so it may move a mouth or an eye, but not open or close it.
+    """
+    lips, opening, eyes = guide[:, :3].float().split(1, 1)
+    # Of closed eyes the mask is a slit, which hardly covers its cells.
+    mask = (lips + opening + 8 * eyes).clamp(0, 1)
+    mask = F.avg_pool2d(F.max_pool2d(mask, 2 * WHOLE_REACH + 1, 1, WHOLE_REACH), 3, 1, 1)
+    smooth = change
+    for _ in range(2):
+        smooth = F.avg_pool2d(smooth, WHOLE_WINDOW, 1, WHOLE_WINDOW // 2, count_include_pad=False)
+    return torch.lerp(change, smooth, mask)
 
 
 def keep_still(pictures: torch.Tensor, portrait: torch.Tensor, still: torch.Tensor) -> torch.Tensor:

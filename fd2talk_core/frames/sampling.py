@@ -14,7 +14,7 @@ from ..device import autocast
 from ..errors import UserError
 from ..face.geometry import dense_flow, head_coordinates, region_masks, warp
 from ..face.model import FaceModel
-from ..face.paint import OpeningPainter, eyes_shut, lids_coming_down
+from ..face.paint import OpeningPainter
 from ..motion.clip import MotionClip
 from .appearance import Appearance
 from .autoencoder import LATENT_FACTOR
@@ -28,7 +28,6 @@ TEMPERATURE = 0.5
 # Unsharp masking of the decoded frames. Few steps predict something close to the mean of what is possible, which is
 # smoother than any of it.
 SHARPEN = 0.85
-EYE_REACH = (9, 1, 4)  # window, stride and padding by which the eyes' mask grows, in cells of the flow
 FLOW_CHANNEL_SCALE = 8.0  # brings displacements, in shares of the crop, to about one
 
 
@@ -71,13 +70,11 @@ def warped_portraits(
     motion: tuple[torch.Tensor, ...],
     refiner: WarpRefiner | None,
     paint: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    closing: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The portrait as the geometry alone would show it: warped, the warp corrected, openings painted, lit.
 
     portrait (3, S, S) or (N, 3, S, S); flow (N, 2, g, g); guide (N, 8, h, w); motion: windows of expression and
-    offset, expression and pose of the reference, as for `MotionEncoder`; closing: how much lids cover (N,): there the
-    flow is left uncorrected, because the refiner has not learned from what is painted.
+    offset, expression and pose of the reference, as for `MotionEncoder`.
 
     Returns pictures (N, 3, S, S), the flow in the end (N, 2, g, g), and how still each place stands (N, 1, g, g), None
     without a refiner.
@@ -85,13 +82,7 @@ def warped_portraits(
     pictures = warp(portrait, flow)
     light = still = None
     if refiner is not None:
-        corrected, light, still = (part.float() for part in refiner(pictures, portrait, flow, guide, *motion))
-        if closing is not None:
-            # Of closed eyes the mask is a slit, which hardly covers its cells.
-            eyes = F.interpolate((guide[:, 2:3] * 8).clamp(0, 1), size=flow.shape[-2:], mode="bilinear")
-            eyes = F.avg_pool2d(F.max_pool2d(eyes, *EYE_REACH), 3, 1, 1)
-            corrected = torch.lerp(corrected, flow, eyes * closing.to(flow)[:, None, None, None])
-        flow = corrected
+        flow, light, still = (part.float() for part in refiner(pictures, portrait, flow, guide, *motion))
         # A face that rests is drawn all the same: it may blink or speak while its skin stands still.
         still = still * (1 - F.interpolate(guide[:, 3:4], size=still.shape[-2:], mode="bilinear").mul(2).clamp(0, 1))
         pictures = warp(portrait, flow)
@@ -173,12 +164,10 @@ class FrameSampler:
             nothing = torch.zeros(len(beta), 16, look.size // LATENT_FACTOR, look.size // LATENT_FACTOR)
             return WarpedFrames(nothing.to(self.device), torch.zeros_like(guide).to(self.device), flow, None)
         guide = guide.to(self.device)
-        alpha = look.alpha.expand(len(beta), -1)
-        closing = lids_coming_down(eyes_shut(self.face_model, alpha, look.beta.expand(len(beta), -1), beta))
         refiner, paint = self.model.refiner, lambda pictures: self.paint(pictures, beta, pose)
         pictures, flow, still = warped_portraits(
             self.crop, flow.to(self.device), guide, tuple(part.to(self.device) for part in motion),
-            None if bare else refiner, None if bare else paint, closing,
+            None if bare else refiner, None if bare else paint,
         )  # fmt: skip
         return WarpedFrames(encode_pictures(self.coder, pictures, self.dtype), guide, flow, still)
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..face.geometry import dense_flow, warp
 from ..face.landmarks import EYE_LEFT, EYE_RIGHT, LIPS_OUTER
 from ..face.model import FaceModel
-from ..face.paint import OpeningPainter, eyes_shut, lids_coming_down
+from ..face.paint import OpeningPainter
 from ..frames.autoencoder import LATENT_FACTOR, Autoencoder
 from ..frames.refine import WarpRefiner
 from ..frames.sampling import encode_pictures, make_guide, make_reference, motion_windows, warped_portraits
@@ -291,8 +291,7 @@ def build_latents(
             rows = range(len(pictures))
             return torch.cat([painters[i](pictures[i : i + 1], beta[i : i + 1], pose[i : i + 1]) for i in rows])
 
-        closing = lids_coming_down(eyes_shut(face, batch["alpha"], batch["beta"], beta))
-        warped = warped_portraits(portrait, batch["flow"], batch["guide"], motion, refiner, paint, closing)[0]
+        warped = warped_portraits(portrait, batch["flow"], batch["guide"], motion, refiner, paint)[0]
         bare = warp(portrait, batch["flow"])
         latents = [encode_pictures(autoencoder, pictures) for pictures in (pixels, warped, bare, portrait)]
         looks = [
