@@ -346,7 +346,8 @@ def keyframes(
     """Animate controls and the head by keyframes.
 
     Names are the expression controls, pitch, yaw, roll (degrees), x, y (eye
-    distances) and zoom. The command info lists the controls.
+    distances) and zoom. The command info lists the controls. A third entry, as
+    in \\[1, 0.8, "hold"], is a keyframe's own interpolation.
 
     Example:  fd2talk motion keyframes hello.json '{"smile_left": \\[[0, 0], \\[1, 0.8]]}' -o smiling.json
     """

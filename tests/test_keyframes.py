@@ -55,6 +55,29 @@ def test_interpolations_differ_as_they_should():
         curve(KEYS, TIMES, "bezier")
 
 
+def test_a_key_can_have_its_own_way_to_the_next():
+    own = [Keyframe(0, 0, "hold"), Keyframe(1, 1), Keyframe(2, 2, "linear"), Keyframe(3, 0, "smooth"), Keyframe(4, 1)]
+    values = curve(own, TIMES, "linear")
+    assert (values[:25] == 0).all() and values[[25, 37, 50, 62]] == pytest.approx([1, 1.48, 2, 1.04])
+    assert values[87] == pytest.approx(curve([Keyframe(3, 0), Keyframe(4, 1)], TIMES)[87])
+    same = [Keyframe(key.time, key.value, "smooth") for key in KEYS]
+    assert np.array_equal(curve(same, TIMES, "hold"), curve(KEYS, TIMES, "smooth"))
+
+
+def test_a_smooth_way_goes_on_as_the_straight_line_beside_it():
+    fine = np.arange(3000) / 1000
+    for keys in (
+        [Keyframe(0, 0, "linear"), Keyframe(1, 1, "smooth"), Keyframe(2, 1.6), Keyframe(3, 1.6)],
+        [Keyframe(0, 0, "smooth"), Keyframe(1, 0.6, "linear"), Keyframe(2, 1.6), Keyframe(3, 1.6, "hold")],
+    ):
+        values = curve(keys, fine, "smooth")
+        velocity = np.diff(values) * 1000
+        assert velocity[1000] == pytest.approx(velocity[998], abs=0.01) == pytest.approx(1, abs=0.01)
+        assert (np.diff(values) >= -1e-12).all() and values.max() <= 1.6 + 1e-9
+    steep = curve([Keyframe(0, 0, "linear"), Keyframe(1, 9, "smooth"), Keyframe(2, 9.1), Keyframe(3, 0)], fine)
+    assert steep.max() <= 9.1 + 1e-9
+
+
 def test_adding_moves_the_named_controls_alone(face):
     clip = talking(face)
     edited = apply_keyframes(clip, face, {"smile_left": KEYS, "yaw": [Keyframe(0, 0), Keyframe(2, 10)]})
@@ -112,6 +135,7 @@ def test_keys_beyond_the_clip_and_clips_of_one_frame(face):
         ({"jaw_open": [Keyframe(0, math.nan)]}, "the value nan"),
         ({"jaw_open": [Keyframe(0, 99)]}, "the value 99"),
         ({"zoom": [Keyframe(0, -1)]}, "the value -1"),
+        ({"jaw_open": [Keyframe(0, 0, "bezier")]}, "the interpolation 'bezier'.*smooth, linear, hold"),
         ({"jaw_open": [Keyframe(1, 0), Keyframe(2, 0), Keyframe(1, 1)]}, "two keyframes at 1 seconds"),
     ],
 )
@@ -131,6 +155,8 @@ def test_keyframes_are_read_from_json(tmp_path):
     text = '{"jaw_open": [[0, 0], [1.5, 0.8]], "yaw": [{"time": 2, "value": -10}]}'
     wanted = {"jaw_open": [Keyframe(0, 0), Keyframe(1.5, 0.8)], "yaw": [Keyframe(2, -10)]}
     assert parse_keyframes(text) == wanted and parse_keyframes("{}") == {}
+    own = '{"yaw": [[0, 1, "hold"], {"time": 2, "value": 3, "interpolation": "linear"}]}'
+    assert parse_keyframes(own) == {"yaw": [Keyframe(0, 1, "hold"), Keyframe(2, 3, "linear")]}
     (tmp_path / "keys.json").write_text("\ufeff" + text, encoding="utf-8")
     assert load_keyframes(tmp_path / "keys.json") == wanted
     with pytest.raises(UserError, match="cannot be read"):
@@ -141,6 +167,7 @@ def test_keyframes_are_read_from_json(tmp_path):
     "text",
     [
         "", "{", "[1, 2]", "3", '{"jaw_open": 1}', '{"jaw_open": [1, 2]}', '{"jaw_open": [[0, 0, 0]]}',
+        '{"jaw_open": [[0, 0, "a"]]}', '{"jaw_open": [[0, 0, ["hold"]]]}', '{"jaw_open": [[0, 0, "hold", 1]]}',
         '{"jaw_open": [[0, "a"]]}', '{"jaw_open": [[0, NaN]]}', '{"jaw_open": [[0, true]]}', '{"jaw_open": []}',
         '{"jaw_open": [[0, 1], [0, 2]]}', '{"jaw_open": [[0, 1]], "jaw_open": [[0, 2]]}', '{"jaw_open": [{"time": 1}]}',
         json.dumps({"jaw_open": [[0, 10**400]]}), '{"jaw_open": [[-1, 0]]}', "[" * 100_000,

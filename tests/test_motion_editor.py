@@ -63,9 +63,12 @@ def test_curves_are_those_of_python():
     for count in (3, 5, 12, 40):
         times = np.sort(rng.choice(np.arange(1, 400), count, replace=False)) / 97
         tracks.append(np.stack([times, rng.choice([-1, 0, 0.5, 0.5, 2], count) * rng.random(count)], 1).tolist())
+    for track in tracks[1:]:
+        kinds = rng.choice([None, *INTERPOLATIONS], len(track))
+        tracks.append([[*key, kind] if kind else key for key, kind in zip(track, kinds, strict=True)])
     # Frames of several rates, moments on keys, and moments outside.
     times = np.concatenate([np.arange(130) / 29.97, np.arange(110) / 25, rng.uniform(0, 5, 200), [0.0, 4.5, 100.0]])
-    keys = [[{"time": time, "value": value} for time, value in track] for track in tracks]
+    keys = [[dict(zip(("time", "value", "interpolation"), key, strict=False)) for key in track] for track in tracks]
     answers = in_javascript("curves", tracks=keys, times=times.tolist(), interpolations=INTERPOLATIONS)
     for track, answer in zip(tracks, answers, strict=True):
         for interpolation, values in zip(INTERPOLATIONS, answer, strict=True):
@@ -78,6 +81,7 @@ TEXTS = [
     '{"smile_left": [[0, 0], [1.5, 0.6]], "yaw": [[0, 0], [2, 10]]}',
     '{"yaw": [{"time": 2, "value": 10}, {"value": -3.25, "time": 0.04}]}',
     '{"zoom": [[0, -0.9]]}',
+    '{"yaw": [[0, 1, "hold"], [1, 2], [2, 3, "linear"], {"time": 3, "value": 1, "interpolation": "smooth"}]}',
 ]
 BAD_TEXTS = [
     "[[0, 1]]",
@@ -93,6 +97,12 @@ BAD_TEXTS = [
     '{"yaw": [[0, "1"]]}',
     '{"yaw": [[0, 1, 2]]}',
     '{"yaw": [[0, true]]}',
+    '{"yaw": [[0, 1, "bezier"]]}',
+    '{"yaw": [[0, 1, null]]}',
+    '{"yaw": [[0, 1, "hold", "hold"]]}',
+    '{"yaw": [{"time": 0, "value": 1, "interpolation": ""}]}',
+    '{"yaw": [{"time": 0, "interpolation": "hold"}]}',
+    '{"yaw": [{"time": 0, "value": 1, "ease": 1}]}',
     '{"yaw": [[0, 1]], "yaw": [[0, 2]]}',
 ]
 
@@ -130,7 +140,7 @@ SETTINGS = {
     "controls": {"brow_furrow": 0.4, "smile_left": 0.2},
     "keyframes": json.dumps(
         {
-            "smile_left": [[0, 0], [0.5, 0.9], [1.4, -0.2]],
+            "smile_left": [[0, 0], [0.5, 0.9, "hold"], [0.9, 0.4, "linear"], [1.4, -0.2]],
             "smile_right": [[0.2, 0.4]],
             "mouth_wide": [[0, 0.1], [1, 0.5]],
             "yaw": [[0, -5], [1, 20]],
@@ -204,6 +214,22 @@ VALUES = {"keyframes": TEXTS[1], "gains": {"mouth_gain": 1}, "mode": "add", "int
         ([["removeTrack", "smile_left"], ["undo"]], {"smile_left": [[0, 0], [1.5, 0.6]]}),
         ([["removeTrack", "smile_left"], ["undo"], ["redo"]], {"smile_left": None}),
         ([["removeTrack", "smile_left"], ["undo"], ["removeTrack", "yaw"], ["redo"]], {"yaw": None}),
+        ([["select", "yaw", 0], ["setSelectedInterpolation", "hold"]], {"yaw": [[0, 0, "hold"], [2, 10]]}),
+        (
+            [
+                ["select", "yaw", 0],
+                ["setSelectedInterpolation", "hold"],
+                ["moveSelected", 1, 3],
+                ["addKey", "yaw", 1.52, 4],
+            ],
+            {"yaw": [[1, 3, "hold"], [1.52, 4, "hold"], [2, 10]]},
+        ),
+        (
+            [["select", "yaw", 1], *[["cycleSelectedInterpolation"]] * 3, ["addKey", "yaw", 2, 5]],
+            {"yaw": [[0, 0], [2, 5, "hold"]]},
+        ),
+        ([["select", "yaw", 1], *[["cycleSelectedInterpolation"]] * 4], {"yaw": [[0, 0], [2, 10]]}),
+        ([["select", "yaw", 0], ["setSelectedInterpolation", "linear"], ["undo"]], {"yaw": [[0, 0], [2, 10]]}),
         ([["addKey", "x", 0.5, 1], ["undo"], ["undo"], ["undo"]], {"x": None, "yaw": [[0, 0], [2, 10]]}),
     ],
 )

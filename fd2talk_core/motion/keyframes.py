@@ -27,10 +27,14 @@ MAX_CONTROL = 10.0
 
 @dataclass(frozen=True)
 class Keyframe:
-    """A value at an instant. time: seconds from the clip's start, at least 0. value: 1.0 is a control fully on."""
+    """A value at an instant. time: seconds from the clip's start, at least 0. value: 1.0 is a control fully on.
+
+    interpolation: one of INTERPOLATIONS for the way from this key to the next, or None for what all keys have.
+    """
 
     time: float
     value: float
+    interpolation: str | None = None
 
 
 Keyframes = dict[str, list[Keyframe]]
@@ -39,9 +43,10 @@ Keyframes = dict[str, list[Keyframe]]
 def curve(keys: Sequence[Keyframe], times: np.ndarray, interpolation: str = "smooth") -> np.ndarray:
     """Values of a track of keyframes at `times` (T,) in seconds.
 
-    interpolation: "smooth" passes through every key without overshoot and rests at the first and last one; "linear"
-    connects them by straight lines; "hold" keeps a value until the next key. Before the first key and after the last
-    one their values hold. Keys may come in any order and lie beyond `times`.
+    interpolation: of the keys that have none of their own. "smooth" passes through every key without overshoot, rests
+    at the first and last one and beside held values, and goes on as straight lines beside it arrive; "linear" connects
+    keys by straight lines; "hold" keeps a value until the next key. Before the first key and after the last one their
+    values hold. Keys may come in any order and lie beyond `times`.
     """
     if interpolation not in INTERPOLATIONS:
         raise UserError(f"There is no interpolation '{interpolation}'. Use one of: {', '.join(INTERPOLATIONS)}.")
@@ -49,14 +54,28 @@ def curve(keys: Sequence[Keyframe], times: np.ndarray, interpolation: str = "smo
     at, values = np.array([key.time for key in keys]), np.array([key.value for key in keys])
     if len(keys) == 1:
         return np.full(len(times), values[0])
-    if interpolation == "linear":
-        return np.interp(times, at, values)
-    if interpolation == "hold":
-        # A key counts from the frame nearest to it on, whatever the last bits of both times say.
-        return values[np.searchsorted(at, times + 1e-6, side="right").clip(1) - 1]
+    kinds = np.array([key.interpolation or interpolation for key in keys])
+    # A key counts from the frame nearest to it on, whatever the last bits of both times say.
+    index = np.searchsorted(at, times + 1e-6, side="right").clip(1) - 1
+    smooth = CubicHermiteSpline(at, values, _slopes(at, values, kinds))(times.clip(at[0], at[-1]))
+    straight = np.where(kinds[index] == "linear", np.interp(times, at, values), smooth)
+    return np.where(kinds[index] == "hold", values[index], straight)
+
+
+def _slopes(at: np.ndarray, values: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Slope of the smooth curve at each key (K,); kinds (K,): how the way from each key to the next is."""
     slopes = PchipInterpolator(at, values).derivative()(at)
+    rises = np.diff(values) / np.diff(at)
     slopes[[0, -1]] = 0
-    return CubicHermiteSpline(at, values, slopes)(times.clip(at[0], at[-1]))
+    for k in range(1, len(at) - 1):
+        around = tuple(kinds[k - 1 : k + 1])
+        if "hold" in around:
+            slopes[k] = 0
+        elif around in (("linear", "smooth"), ("smooth", "linear")):
+            line, bend = rises[k - 1 : k + 1] if around[0] == "linear" else rises[k - 1 : k + 1][::-1]
+            # The straight line's own slope, as far as the curve then does not overshoot (Fritsch and Carlson 1980).
+            slopes[k] = np.clip(line, min(0, 3 * bend), max(0, 3 * bend))
+    return slopes
 
 
 def _check(keyframes: Mapping[str, Sequence[Keyframe]], known: Sequence[str] | None) -> None:
@@ -72,6 +91,11 @@ def _check(keyframes: Mapping[str, Sequence[Keyframe]], known: Sequence[str] | N
             least = -0.9 if name == "zoom" else -most
             if not least <= key.value <= most:
                 raise UserError(f"A keyframe of '{name}' has the value {key.value:g}. Use {least:g} to {most:g}.")
+            if key.interpolation is not None and key.interpolation not in INTERPOLATIONS:
+                raise UserError(
+                    f"A keyframe of '{name}' has the interpolation '{key.interpolation}'. "
+                    f"Use one of: {', '.join(INTERPOLATIONS)}."
+                )
         times = sorted(key.time for key in keys)
         for time, following in zip(times[:-1], times[1:], strict=True):
             if time == following:
@@ -93,10 +117,10 @@ def apply_keyframes(
         mode: "add" puts the curves on top of the clip's motion. "replace" drives what the track names to the curve's
             absolute value, over the whole clip, and leaves everything else as it is: controls by least squares over
             all replaced ones, so that afterwards they read exactly the curves' values.
-        interpolation: see `curve`.
+        interpolation: of keys that have none of their own; see `curve`.
 
     Keys after the clip's end shape the curve up to the end. Raises UserError for another face model's clip, unknown
-    names, empty tracks, two keys at one time, and values or times out of range.
+    names and interpolations, empty tracks, two keys at one time, and values or times out of range.
     """
     clip.check(face_model.hash)
     if mode not in MODES:
@@ -136,6 +160,9 @@ def pose_in_units(clip: MotionClip) -> np.ndarray:
 def parse_keyframes(text: str) -> Keyframes:
     """Read keyframes from JSON, which looks like {"jaw_open": [[0, 0], [1.5, 0.8]], "yaw": [{"time": 2, "value": 10}]}.
 
+    A third element, or "interpolation", says how it goes on from a key: [1.5, 0.8, "hold"], {"time": 2, "value": 10,
+    "interpolation": "linear"}.
+
     Names are checked by `apply_keyframes`, which knows the face model. Raises UserError for anything else.
     """
     content = strict_json(text, "keyframes")
@@ -151,12 +178,20 @@ def parse_keyframes(text: str) -> Keyframes:
 
 
 def _keyframe(name: str, key) -> Keyframe:
-    if isinstance(key, dict) and set(key) == {"time", "value"}:
-        key = [key["time"], key["value"]]
-    numbers = isinstance(key, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in key)
-    if not numbers or len(key) != 2 or any(abs(v) > 1e300 for v in key):
+    if isinstance(key, dict) and {"time", "value"} <= set(key) <= {"time", "value", "interpolation"}:
+        key = [key[part] for part in ("time", "value", "interpolation") if part in key]
+    if not isinstance(key, list) or len(key) not in (2, 3) or not all(map(_is_number, key[:2])):
         raise UserError(f"A keyframe of '{name}' is not a pair of time and value. Write [seconds, value].")
-    return Keyframe(float(key[0]), float(key[1]))
+    if len(key) == 3 and not isinstance(key[2], str):
+        raise UserError(
+            f"The third entry of a keyframe of '{name}' is no interpolation. Write it as [seconds, value, \"hold\"], "
+            f"with one of: {', '.join(INTERPOLATIONS)}; or leave it out."
+        )
+    return Keyframe(float(key[0]), float(key[1]), *key[2:])
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > 1e300
 
 
 def load_keyframes(path: str | Path) -> Keyframes:

@@ -170,6 +170,13 @@ class MotionEditor {
     const [time, timeLabel] = field("Time (s)", (value) => edits.moveSelected(value, edits.selectedKey.value));
     const [value, valueLabel] = field("Value", (number) => edits.moveSelected(edits.selectedKey.time, number));
     [this.timeField, this.valueField] = [time, value];
+    this.keyName = make("span", { className: "fd2e-key" });
+    this.keyInterpolation = make(
+      "select",
+      { "aria-label": "After this key", title: "How it goes on from this keyframe (I)" },
+      ...["", ...INTERPOLATIONS].map((name) => new Option(name, name)),
+    );
+    this.keyInterpolation.addEventListener("change", () => edits.setSelectedInterpolation(this.keyInterpolation.value));
     this.deleteButton = button("Delete key", () => edits.deleteSelected(), "Delete");
     this.faceCanvas = make("canvas", { className: "fd2e-face", role: "img", "aria-label": "The face at this moment" });
     this.announcer = make("div", { className: "fd2e-hidden", "aria-live": "polite" });
@@ -196,10 +203,16 @@ class MotionEditor {
         this.trackChoice,
         make("label", {}, "Keyframes", this.mode),
         make("label", {}, "Between keys", this.interpolation),
-        make("span", { className: "fd2e-gap" }),
+      ),
+      make(
+        "div",
+        { className: "fd2e-tools", role: "toolbar", "aria-label": "Selected keyframe, and zoom" },
+        this.keyName,
         timeLabel,
         valueLabel,
+        make("label", {}, "After it", this.keyInterpolation),
         this.deleteButton,
+        make("span", { className: "fd2e-gap" }),
         button("−", () => this.timeline.zoom(1.5), "Show more time (Ctrl + wheel)"),
         button("+", () => this.timeline.zoom(1 / 1.5), "Show less time (Ctrl + wheel)"),
         button("Fit", () => this.timeline.fit(), "Show everything"),
@@ -305,14 +318,20 @@ class MotionEditor {
     this.redoButton.disabled = !edits.canRedo;
     this.mode.value = edits.mode;
     this.interpolation.value = edits.interpolation;
-    for (const element of [this.timeField, this.valueField, this.deleteButton]) element.disabled = !key;
+    for (const element of [this.timeField, this.valueField, this.keyInterpolation, this.deleteButton]) {
+      element.disabled = !key;
+    }
+    this.keyName.textContent = key ? labelOf(edits.selected.name) : "No keyframe selected";
+    this.keyInterpolation.options[0].textContent = `as all (${edits.interpolation})`;
+    this.keyInterpolation.value = key?.interpolation ?? "";
     this.timeField.value = key ? key.time : "";
     this.valueField.value = key ? key.value : "";
     const [least, most] = key ? limitsOf(edits.selected.name) : [-10, 10];
     this.valueField.title = `${least} to ${most}`;
     this.gains.refresh();
     this.timeline.showLegend(edits.mode, this.motion.frames > 0);
-    const said = key ? `${labelOf(edits.selected.name)}, ${key.time} seconds, ${key.value}` : "";
+    const goesOn = key?.interpolation ? `, then ${key.interpolation}` : "";
+    const said = key ? `${labelOf(edits.selected.name)}, ${key.time} seconds, ${key.value}${goesOn}` : "";
     if (this.announcer.textContent !== said) this.announcer.textContent = said;
     const [words, bad] = this.status();
     this.words.textContent = words;
@@ -330,8 +349,13 @@ class MotionEditor {
     }
     const changed = nodes.changedSince(this.node, this.run);
     if (changed.length) return [`Changed since the last run: ${changed.join(", ")}. Press Update to see it.`, false];
-    const silent = "Without sound: connect audio to this node and press Update to see and hear it.";
-    return [this.run.sound ? "" : silent, false];
+    return [this.run.sound ? "" : `${this.silence}.`, false];
+  }
+
+  /** Why no sound is seen or heard, and what to do. */
+  get silence() {
+    if (!nodes.isLinked(this.node, "audio")) return "No sound: connect audio to this node, then press Update";
+    return "No sound yet: press Update. If none comes, the connected audio holds none";
   }
 
   /** Run the workflow; `alone`: only this node and what it needs. */

@@ -1,6 +1,6 @@
 // What the user edits: keyframes, gains and modes, with a selection and undo. Knows nothing of pages or widgets.
 
-import { cleanTime, formatKeyframes, limitsOf, parseKeyframes } from "./keyframes.js";
+import { INTERPOLATIONS, cleanTime, formatKeyframes, limitsOf, parseKeyframes } from "./keyframes.js";
 
 const MOST_STEPS = 200;
 
@@ -101,14 +101,15 @@ export class EditorDocument {
     return keys.findIndex((key, index) => index !== except && Math.abs(key.time - time) < near);
   }
 
-  /** Add a key, or change the value of the one that is there; selects it. */
+  /** Add a key, or change the value of the one that is there; selects it. New keys go on as the one before them. */
   addKey(name, seconds, value) {
     const time = this.snapped(seconds);
     const [least, most] = limitsOf(name);
     const kept = Math.min(most, Math.max(least, value));
     const keys = this.tracks.get(name) ?? [];
     const there = this.indexAt(name, time);
-    const key = { time, value: kept };
+    const { interpolation } = keys.findLast((other) => other.time < time) ?? {};
+    const key = interpolation ? { time, value: kept, interpolation } : { time, value: kept };
     if (there >= 0) keys[there] = { ...keys[there], value: kept };
     else keys.push(key);
     keys.sort((a, b) => a.time - b.time);
@@ -126,6 +127,7 @@ export class EditorDocument {
     const time = seconds === key.time ? key.time : this.snapped(seconds);
     const [least, most] = limitsOf(name);
     const moved = {
+      ...key,
       time: this.indexAt(name, time, index) < 0 ? time : key.time,
       value: Math.min(most, Math.max(least, value)),
     };
@@ -134,6 +136,22 @@ export class EditorDocument {
     this.selected = { name, index: keys.indexOf(moved) };
     if (finished) this.commit();
     else this.onChange(this, false);
+  }
+
+  /** How it goes on from the selected key: one of INTERPOLATIONS, or null for what all keys have. */
+  setSelectedInterpolation(interpolation) {
+    if (!this.selectedKey) return;
+    const { name, index } = this.selected;
+    const { time, value } = this.selectedKey;
+    this.tracks.get(name)[index] = interpolation ? { time, value, interpolation } : { time, value };
+    this.commit();
+  }
+
+  /** The next of all choices. */
+  cycleSelectedInterpolation() {
+    const choices = [null, ...INTERPOLATIONS];
+    const now = choices.indexOf(this.selectedKey?.interpolation ?? null);
+    this.setSelectedInterpolation(choices[(now + 1) % choices.length]);
   }
 
   deleteSelected() {

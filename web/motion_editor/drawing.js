@@ -59,7 +59,7 @@ export function ruler(timeline, { pen, width, height }) {
   } else {
     pen.fillStyle = colours.dim;
     const left = timeline.xOf(timeline.view.start) + 4;
-    pen.fillText("No sound: connect audio to this node, then press Update", left, height / 2 + 2);
+    pen.fillText(host.silence, left, height / 2 + 2);
   }
 }
 
@@ -143,7 +143,7 @@ function drawLane(timeline, pen, name, top, lane, width, states) {
   }
   for (const [index, key] of keys.entries()) {
     const chosen = document.selected?.name === name && document.selected.index === index;
-    diamond(pen, timeline.xOf(key.time), y(key.value), chosen ? 7 : 5, colours, chosen);
+    mark(pen, timeline.xOf(key.time), y(key.value), chosen ? 7 : 5, colours, chosen, key.interpolation);
     if (!chosen) continue;
     const text = `${key.time.toFixed(2)} s  ${key.value}${unitOf(name)}`;
     label(pen, timeline.xOf(key.time), y(key.value), text, { colours, width, top });
@@ -180,9 +180,16 @@ function framesSeen(timeline, values, width) {
   return points;
 }
 
-function diamond(pen, x, y, size, colours, chosen) {
+// Corners of a keyframe's mark, by its own way to the next one; others are diamonds.
+const DIAMOND = [[0, -1], [1, 0], [0, 1], [-1, 0]];
+const SHAPES = {
+  hold: [[-0.85, -0.85], [0.85, -0.85], [0.85, 0.85], [-0.85, 0.85]],
+  linear: [[-0.8, -1], [1, 0], [-0.8, 1]],
+};
+
+function mark(pen, x, y, size, colours, chosen, interpolation) {
   pen.beginPath();
-  for (const [dx, dy] of [[0, -size], [size, 0], [0, size], [-size, 0]]) pen.lineTo(x + dx, y + dy);
+  for (const [dx, dy] of SHAPES[interpolation] ?? DIAMOND) pen.lineTo(x + dx * size, y + dy * size);
   pen.closePath();
   pen.fillStyle = colours.key;
   pen.fill();
@@ -230,7 +237,7 @@ export function overview({ pen, width, height }, { tracks, peaks, duration, colo
   const rows = [...tracks.values()];
   rows.forEach((keys, row) => {
     const y = ((row + 1) * height) / (rows.length + 1);
-    for (const { time } of keys) diamond(pen, 6 + Math.min(1, time / duration) * (width - 12), y, 4, colours, false);
+    for (const { time } of keys) mark(pen, 6 + Math.min(1, time / duration) * (width - 12), y, 4, colours, false);
   });
   if (rows.length || peaks) return;
   pen.fillStyle = colours.dim;

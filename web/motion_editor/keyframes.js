@@ -29,24 +29,34 @@ export function decimalsOf(name) {
 
 export class KeyframesError extends Error {}
 
+const PARTS = ["time", "value", "interpolation"];
+
 function keyOf(name, key) {
-  const plain = key && typeof key === "object" && !Array.isArray(key);
-  const named = plain && Object.keys(key).sort().join() === "time,value";
-  const pair = named ? [key.time, key.value] : key;
-  if (!Array.isArray(pair) || pair.length !== 2 || !pair.every((number) => typeof number === "number")) {
+  let parts = key;
+  if (key && typeof key === "object" && !Array.isArray(key) && Object.keys(key).every((part) => PARTS.includes(part))) {
+    parts = PARTS.filter((part, index) => index < 2 || part in key).map((part) => key[part]);
+  }
+  const numbers = Array.isArray(parts) && parts.slice(0, 2).every((number) => typeof number === "number");
+  if (!numbers || parts.length < 2 || parts.length > 3) {
     throw new KeyframesError(`A keyframe of '${name}' is not a pair of time and value.`);
   }
-  const [time, value] = pair;
+  const [time, value, interpolation] = parts;
   if (!Number.isFinite(time) || time < 0) throw new KeyframesError(`A keyframe of '${name}' is at ${time} seconds.`);
   const [least, most] = limitsOf(name);
   if (!(value >= least && value <= most)) {
     throw new KeyframesError(`A keyframe of '${name}' has the value ${value}, outside of ${least} to ${most}.`);
   }
-  return { time, value };
+  if (parts.length < 3) return { time, value };
+  if (!INTERPOLATIONS.includes(interpolation)) {
+    const known = INTERPOLATIONS.join(", ");
+    throw new KeyframesError(`A keyframe of '${name}' has the interpolation '${interpolation}', not one of ${known}.`);
+  }
+  return { time, value, interpolation };
 }
 
 /**
- * The node's text -> a Map of name -> keys sorted by time, each { time: seconds, value }.
+ * The node's text -> a Map of name -> keys sorted by time, each { time: seconds, value } and, where a key has its own
+ * way to the next one, interpolation.
  * Throws KeyframesError, in words, where Python refuses the text as well. An empty text is no tracks.
  */
 export function parseKeyframes(text) {
@@ -85,20 +95,33 @@ export function formatKeyframes(tracks) {
   const lines = [];
   for (const [name, keys] of tracks) {
     if (!keys.length) continue;
-    const pairs = keys.map((key) => `[${key.time}, ${key.value}]`);
+    const pairs = keys.map(({ time, value, interpolation }) =>
+      interpolation ? `[${time}, ${value}, "${interpolation}"]` : `[${time}, ${value}]`,
+    );
     lines.push(`  ${JSON.stringify(name)}: [${pairs.join(", ")}]`);
   }
   return lines.length ? `{\n${lines.join(",\n")}\n}` : "";
 }
 
-/** Slopes at the keys: monotone cubic (Fritsch and Butland 1984, as SciPy's PCHIP), flat at both ends. */
-function slopesOf(keys) {
+const between = (value, one, other) => Math.min(Math.max(value, Math.min(one, other)), Math.max(one, other));
+
+/**
+ * Slopes at the keys: monotone cubic (Fritsch and Butland 1984, as SciPy's PCHIP), flat at both ends and beside held
+ * values; beside a straight line that line's own, as far as the curve then does not overshoot.
+ */
+function slopesOf(keys, kinds) {
   const slopes = keys.map(() => 0);
   for (let k = 1; k < keys.length - 1; k++) {
+    if (kinds[k - 1] === "hold" || kinds[k] === "hold") continue;
     const before = keys[k].time - keys[k - 1].time;
     const after = keys[k + 1].time - keys[k].time;
     const rise = (keys[k].value - keys[k - 1].value) / before;
     const next = (keys[k + 1].value - keys[k].value) / after;
+    if (kinds[k - 1] !== kinds[k]) {
+      const [line, bend] = kinds[k] === "smooth" ? [rise, next] : [next, rise];
+      slopes[k] = between(line, 0, 3 * bend);
+      continue;
+    }
     if (rise * next <= 0) continue;
     const w1 = 2 * after + before;
     const w2 = after + 2 * before;
@@ -109,28 +132,29 @@ function slopesOf(keys) {
 
 /**
  * A function of seconds that gives the value between keys sorted by time; at least one key.
- * Values hold before the first and after the last key.
+ * interpolation: of keys that have none of their own. Values hold before the first and after the last key.
  */
 export function curveOf(keys, interpolation) {
   const last = keys.length - 1;
-  const slopes = interpolation === "smooth" ? slopesOf(keys) : null;
+  const kinds = keys.map((key) => key.interpolation ?? interpolation);
+  const slopes = slopesOf(keys, kinds);
   return (time) => {
-    // A held key counts from the frame nearest to it on, whatever the last bits of both times say.
-    const at = interpolation === "hold" ? time + 1e-6 : time;
     let low = 0;
-    let high = last + 1; // index of the first key after `at`
+    let high = last + 1; // index of the first key after `time`
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (keys[middle].time <= at) low = middle + 1;
+      if (keys[middle].time <= time) low = middle + 1;
       else high = middle;
     }
-    if (low === 0) return keys[0].value;
+    // A key counts from the frame nearest to it on, whatever the last bits of both times say.
+    const reached = Math.max(0, low <= last && keys[low].time <= time + 1e-6 ? low : low - 1);
+    if (kinds[reached] === "hold") return keys[reached].value;
+    if (low === 0 || low > last) return keys[reached].value;
     const from = keys[low - 1];
-    if (low > last || interpolation === "hold") return from.value;
     const to = keys[low];
     const length = to.time - from.time;
     const share = (time - from.time) / length;
-    if (!slopes) return from.value + share * (to.value - from.value);
+    if (kinds[reached] === "linear") return from.value + share * (to.value - from.value);
     const rest = 1 - share;
     return (
       rest * rest * (1 + 2 * share) * from.value +

@@ -9,12 +9,15 @@ const CSS = `
 .fd2e[open] { display: flex; flex-direction: column; }
 .fd2e::backdrop { background: #0009; }
 .fd2e header, .fd2e-tools { display: flex; align-items: center; gap: 8px; padding: 8px 12px; flex-wrap: wrap; }
+.fd2e-tools + .fd2e-tools { padding-top: 0; }
+.fd2e-key { min-width: 140px; font-weight: 600; }
 .fd2e header { border-bottom: 1px solid var(--border-color, #4e4e4e); }
 .fd2e h2 { font-size: 15px; font-weight: 600; margin: 0 12px 0 0; }
 .fd2e-words { flex: 1 1 280px; min-width: 0; color: var(--descrip-text, #999); line-height: 1.35; }
 .fd2e-words.bad { color: var(--error-text, #ff6b6b); }
 .fd2e button, .fd2e select, .fd2e input[type=number], .fd2e-strip button {
-  font: inherit; color: var(--input-text, #ddd); background: var(--comfy-input-bg, #333);
+  font: inherit; color: var(--input-text, #ddd);
+  background: color-mix(in srgb, var(--comfy-input-bg, #333) 60%, var(--comfy-menu-bg, #222));
   border: 1px solid var(--border-color, #4e4e4e); border-radius: 6px; padding: 4px 10px; min-height: 28px; margin: 0; }
 .fd2e button, .fd2e-strip button { cursor: pointer; }
 .fd2e button:hover:not(:disabled), .fd2e-strip button:hover { border-color: var(--fd2e-accent); }
@@ -65,6 +68,9 @@ const CSS = `
 .fd2e-strip { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 72px; font-size: 12px; }
 .fd2e-strip canvas { display: block; width: 100%; height: 38px; border-radius: 6px; cursor: pointer;
   background: var(--comfy-input-bg, #333); }
+@media (max-height: 800px) {
+  .fd2e-face { width: 70%; align-self: center; }
+}
 @media (max-width: 900px) {
   .fd2e-body { grid-template-columns: 1fr; grid-template-rows: auto 1fr; }
   .fd2e-side { max-height: 34vh; border-right: 0; }

@@ -23,7 +23,8 @@ export const roundTo = (name, value) => Number(value.toFixed(decimalsOf(name)));
 
 export class Timeline {
   /**
-   * host: { document, colours, edited (EditedMotion or null), knows(name), seek(seconds), focusValue() }.
+   * host: { document, colours, edited (EditedMotion or null), silence: words where no sound is drawn, knows(name),
+   * seek(seconds), focusValue() }.
    * `edited` may change; call `measure` after that, and `draw` after any other change.
    */
   constructor(host) {
