@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from comfy_page import chromium
 from comfy_server import ComfyServer, fill
 
 from fd2talk_core.audio.loading import load_mono_16k
@@ -42,3 +43,10 @@ def server(tmp_path_factory):
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless browser. Not for the whole run: playwright's event loop would be in the way of other tests."""
+    with chromium() as browser:
+        yield browser

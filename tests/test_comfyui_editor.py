@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from comfy_server import missing
+from comfy_page import MODES, ComfyPage, no_page
 
 from fd2talk_core.face.model import FaceModel
 from fd2talk_core.motion import edit, keyframes
 from fd2talk_core.motion.clip import MotionClip
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WHY_NOT = missing() or ("" if CHROMIUM else "no chromium on the path")
-pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "all is there")]
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(no_page()), reason=no_page() or "all is there")]
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-]
 FRAMES, FPS = 68, 25.0
 TRACKS = '{"smile_left": [[0.2, 0], [0.8, 0.7]], "yaw": [[0, 0], [1.6, 12]]}'
-PATIENCE = 40_000  # ms: the machine may be busy
 ON_NODE = "app.graph.nodes.find(node => node.type === 'FD2TalkEditMotion')"
 
 
@@ -44,28 +29,10 @@ def clip(server) -> MotionClip:
     return clip
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Page:
+class EditorPage(ComfyPage):
     """A ComfyUI page with a workflow around one Edit Motion node."""
 
-    def __init__(self, server, browser, vue: bool):
-        server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue})
-        self.server, self.vue, self.errors, self.loaded = server, vue, [], 0
-        self.page = browser.new_page(viewport={"width": 1500, "height": 950})
-        self.page.set_default_timeout(PATIENCE)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(server.url)
-        self.page.wait_for_function("window.app && app.extensionManager && app.vueAppReady")
-        self.page.wait_for_function("app.extensions.some(extension => extension.name === 'fd2talk.motionEditor')")
-
-    def load(self, **inputs) -> None:
+    def load_motion(self, **inputs) -> None:
         """A new workflow; inputs: of Edit Motion."""
         prompt = {
             "1": {"class_type": "FD2TalkLoadMotion", "inputs": {"file": "editable.safetensors"}},
@@ -77,9 +44,7 @@ class Page:
             },
         }
         self.page.evaluate("document.querySelector('dialog')?.close()")  # one that a failed test left
-        # ComfyUI gives a workflow of a name that it has seen the outputs that it remembers by that name.
-        self.loaded += 1
-        self.page.evaluate("([prompt, name]) => app.loadApiJson(prompt, name)", [prompt, f"editor {self.loaded}"])
+        self.load(prompt)
         self.page.wait_for_function(f"{ON_NODE}?.widgets.length > 40")
         self.page.evaluate("app.canvas.fitViewToSelectionAnimated?.()")
 
@@ -89,7 +54,7 @@ class Page:
         # The face model has arrived when names other than the first ones can be added.
         self.page.wait_for_function("document.querySelectorAll('.fd2e optgroup[label=Face] option').length > 20")
 
-    def close(self) -> None:
+    def close_editor(self) -> None:
         self.page.locator("dialog").get_by_role("button", name="Close", exact=True).click()
 
     def widget(self, name: str):
@@ -121,16 +86,15 @@ class Page:
         raise AssertionError(f"nothing was saved; the editor says: {self.words()}")
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic canvas", "Nodes 2.0"])
+@pytest.fixture(scope="module", params=MODES.values(), ids=MODES)
 def comfy(request, server, clip, browser):
-    page = Page(server, browser, request.param)
+    page = EditorPage(server, browser, request.param)
     yield page
-    page.page.close()
-    assert not [error for error in page.errors if "fd2" in error.lower()]
+    page.close()
 
 
 def test_a_keyframe_is_dragged_undone_run_and_seen_in_the_motion(comfy, clip):
-    comfy.load(keyframes=TRACKS, brow_raise_left=0.2 + 0.1 * comfy.vue)
+    comfy.load_motion(keyframes=TRACKS, brow_raise_left=0.2 + 0.1 * comfy.vue)
     page = comfy.page
     comfy.open()
     assert comfy.words().startswith("Nothing has run yet.")
@@ -173,7 +137,7 @@ def test_a_keyframe_is_dragged_undone_run_and_seen_in_the_motion(comfy, clip):
 
 
 def test_keys_play_move_and_delete(comfy):
-    comfy.load(keyframes=TRACKS, brow_furrow=0.1)
+    comfy.load_motion(keyframes=TRACKS, brow_furrow=0.1)
     page = comfy.page
     comfy.open()
     saved = set(comfy.server.base.glob("output/motion/*"))
@@ -206,11 +170,11 @@ def test_keys_play_move_and_delete(comfy):
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert comfy.tracks()["yaw"] == [[0.52, -7.25], [1.6, 12]]
-    comfy.close()
+    comfy.close_editor()
 
 
 def test_gains_modes_and_tracks_are_the_nodes_own(comfy):
-    comfy.load(keyframes="", eyelids_gain=0.8 + 0.1 * comfy.vue)
+    comfy.load_motion(keyframes="", eyelids_gain=0.8 + 0.1 * comfy.vue)
     page = comfy.page
     comfy.open()
     page.get_by_role("button", name="Mute mouth").click()
@@ -230,11 +194,11 @@ def test_gains_modes_and_tracks_are_the_nodes_own(comfy):
     for _ in range(9):
         page.keyboard.press("Control+z")
     assert [comfy.widget(name) for name in names] == [1, lids, "add", "smooth"] and comfy.widget("keyframes") == ""
-    comfy.close()
+    comfy.close_editor()
 
 
 def test_the_strip_leaves_saved_workflows_and_prompts_as_they_were(comfy):
-    comfy.load(keyframes=TRACKS, mouth_gain=0.5, interpolation="hold")
+    comfy.load_motion(keyframes=TRACKS, mouth_gain=0.5, interpolation="hold")
     page = comfy.page
     saved = page.evaluate("app.graph.serialize()")
     [node] = [node for node in saved["nodes"] if node["type"] == "FD2TalkEditMotion"]
@@ -250,8 +214,8 @@ def test_the_strip_leaves_saved_workflows_and_prompts_as_they_were(comfy):
 
 
 def test_a_text_that_is_no_keyframes_is_explained_and_kept(comfy):
-    comfy.load(keyframes='{"yaw": [[0, 1]')
+    comfy.load_motion(keyframes='{"yaw": [[0, 1]')
     comfy.open()
     assert comfy.words().startswith("The keyframes are not JSON")
-    comfy.close()
+    comfy.close_editor()
     assert comfy.widget("keyframes") == '{"yaw": [[0, 1]'
