@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import folder_paths
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
 from .dubbing import DubVideo
+from .examples import put_examples
 from .frames import PasteBack, SampleFrames
 from .models import LoadModels
 from .motion import AudioToMotion
@@ -41,7 +44,10 @@ NODES: list[type[io.ComfyNode]] = [
 
 class FD2TalkExtension(ComfyExtension):
     async def on_load(self) -> None:
-        add_routes()
+        # Scripts load nodes without a server; nobody opens templates there.
+        if (server := getattr(PromptServer, "instance", None)) is not None:
+            add_routes(server)
+            put_examples(folder_paths.get_input_directory())
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -9,7 +9,6 @@ import uuid
 
 import folder_paths
 from aiohttp import web
-from server import PromptServer
 
 from .common import audio_samples
 
@@ -52,7 +51,6 @@ async def editor_face(request: web.Request) -> web.Response:
         return web.Response(status=500, text=str(error))
 
 
-def add_routes() -> None:
-    # Scripts load nodes without a server.
-    if (server := getattr(PromptServer, "instance", None)) is not None:
-        server.routes.get("/fd2talk/editor_face")(editor_face)
+def add_routes(server) -> None:
+    """server: ComfyUI's PromptServer."""
+    server.routes.get("/fd2talk/editor_face")(editor_face)

@@ -51,9 +51,9 @@ class ExecutionFailed(Exception):
 
 
 class ComfyServer:
-    """Starts on construction, answers until `stop`."""
+    """Starts on construction, answers until `stop`. options: more of the command line's."""
 
-    def __init__(self, base: Path):
+    def __init__(self, base: Path, *options: str | Path):
         for name in ("custom_nodes", "input", "output", "models/fd2talk", "user"):
             (base / name).mkdir(parents=True)
         (base / "custom_nodes" / LINKED).symlink_to(PACK)
@@ -65,7 +65,7 @@ class ComfyServer:
         command = [
             COMFYUI_PYTHON, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
             "--base-directory", base, "--database-url", f"sqlite:///{base}/comfy.db",
-            "--disable-auto-launch", "--disable-api-nodes",
+            "--disable-auto-launch", "--disable-api-nodes", *options,
         ]  # fmt: skip
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
@@ -200,6 +200,7 @@ def fill(server: ComfyServer) -> None:
     portrait.resize((96, 96)).save(folder / "tiny.png")
     Image.fromarray(np.full((300, 300, 3), 90, np.uint8)).save(folder / "no_face.png")
     write_voice(folder / "voice.wav", VOICE_SECONDS)
+    shutil.copy(folder / "voice.wav", folder / "fd2talk_voice.wav")  # what the templates name, but shorter
     write_voice(folder / "half.wav", 0.5)
     write_voice(folder / "short.wav", 0.1)
     write_silent_video(folder / "silent.mp4")

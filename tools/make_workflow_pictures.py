@@ -3,7 +3,7 @@
     python tools/make_workflow_pictures.py ["Talking Portrait" ...]    # run these (default: all) and write their .jpg
     python tools/make_workflow_pictures.py --check                     # only say which nodes overlap
 
-Needs chromium and playwright, and ComfyUI as the tests do. The input files are the demo material in assets/.
+Needs chromium and playwright, and ComfyUI as the tests do. The input files are the examples of the pack.
 """
 
 from __future__ import annotations
@@ -107,8 +107,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         server = ComfyServer(Path(folder) / "comfy")
         try:
-            for asset in (PACK / "assets").iterdir():
-                shutil.copy(asset, server.base / "input")
             server.post("/settings", QUIET)
             browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
             page = opened(browser, server)
