@@ -20,6 +20,7 @@ function addStrip(node) {
   const widget = node.addDOMWidget("motion_editor", "fd2talk_motion_editor", strip.element, {
     serialize: false,
     hideOnZoom: false,
+    hideInPanel: true, // the page's side panel would take the strip out of the node
   });
   widget.serialize = false;
   // A fixed height, for the classic canvas and for Nodes 2.0, which stretches what can have any.

@@ -355,7 +355,8 @@ class MotionEditor {
   /** Why no sound is seen or heard, and what to do. */
   get silence() {
     if (!nodes.isLinked(this.node, "audio")) return "No sound: connect audio to this node, then press Update";
-    return "No sound yet: press Update. If none comes, the connected audio holds none";
+    if (!this.run) return "Press Update to see and hear the sound";
+    return "The last run got no sound: press Update, or connect audio that has any";
   }
 
   /** Run the workflow; `alone`: only this node and what it needs. */
