@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,13 +19,16 @@ from .face.landmarks import mouth_opening
 from .face.model import N_EXPRESSION, REGIONS, FaceFit, FaceModel
 from .face.tracker import FaceTracker
 from .frames.appearance import Appearance, crop_for, square_crop
+from .frames.autoencoder import LATENT_FACTOR
 from .frames.composite import COLOUR_GRID, RowResizer, colour_weights
 from .frames.detail import DetailLayer
 from .frames.limits import limit_expression
 from .frames.model import FrameModel
-from .frames.sampling import sample_frames
+from .frames.sampling import SHARPEN, TEMPERATURE, FrameSampler, WarpedFrames
 from .motion.clip import MotionClip
 from .video.faces import FaceChooser
+
+log = logging.getLogger(__name__)
 
 NO_FACE = ("keep", "error")
 LONGER_SOUND = ("back and forth", "hold last frame")
@@ -118,18 +122,26 @@ def follow_person(
     landmarks = np.stack([nothing if point is None else point for point in points])
     found = np.array(found)
     landmarks = torch.from_numpy(calmed(landmarks, found))
-    fit, unit = _fit(landmarks, found, max(size), face_model)
+    fit, unit = _fit(landmarks, found, max(size), face_model, progress)
     crops = steady_crops(landmarks.numpy(), found, size, round(SIDE_SECONDS * fps))
     note = tracker.note if isinstance(tracker, FaceChooser) else ""
     return Performance(found, landmarks, crops, fit.alpha, fit.beta, fit.pose, unit, note)
 
 
-def _fit(landmarks: Tensor, found: np.ndarray, unit: float, face_model: FaceModel) -> tuple[FaceFit, float]:
+def _fit(
+    landmarks: Tensor,
+    found: np.ndarray,
+    unit: float,
+    face_model: FaceModel,
+    progress: Callable[[int], None] | None,
+) -> tuple[FaceFit, float]:
     used = np.flatnonzero(found)
     spread = used[np.unique(np.linspace(0, len(used) - 1, IDENTITY_FRAMES).round().astype(int))]
     alpha = face_model.fit(landmarks[spread], unit).alpha
     beta, pose = torch.zeros(len(found), N_EXPRESSION), torch.zeros(len(found), 6)
     for start in range(0, len(used), CHUNK):
+        if progress:
+            progress(len(found))
         part = used[start : start + CHUNK]
         fit = face_model.fit(landmarks[part], unit, alpha=alpha)
         beta[part], pose[part] = fit.beta, fit.pose
@@ -197,9 +209,15 @@ def dubbed_expression(
 
 def exaggerated(expression: Tensor, performance: Performance, order: Sequence[int], face_model: FaceModel) -> Tensor:
     """The expressions (len(order), 64) to ask the network for, so that those given come out: see GAINS."""
+
+    def opening(betas: Tensor) -> Tensor:
+        return torch.cat([
+            mouth_opening(face_model.vertices(performance.alpha.expand(len(part), -1), part))
+            for part in betas.split(CHUNK)
+        ])  # fmt: skip
+
     there = performance.beta[list(order)]
-    now, then = (mouth_opening(face_model.vertices(performance.alpha.expand(len(order), -1), beta)) for beta in
-                 (there, expression))  # fmt: skip
+    now, then = opening(there), opening(expression)
     gain = GAINS[0] + (GAINS[1] - GAINS[0]) * ((then - now) / WIDER).clamp(0, 1)
     drawn = there + gain[:, None] * (expression - there)
     mouth = face_model.slices["mouth"]
@@ -271,6 +289,41 @@ def local_colours(made: Tensor, there: Tensor, mask: Tensor) -> Tensor:
     return made + F.interpolate(field[None], size=(size, size), mode="bilinear", align_corners=False)[0]
 
 
+class ManyPortraits(FrameSampler):
+    """A FrameSampler of a few frames, each of which is drawn from a portrait of its own.
+
+    samplers: one per frame. Where a FrameSampler takes a clip, this one takes a list of as many clips.
+    """
+
+    def __init__(self, samplers: list[FrameSampler]):
+        first = samplers[0]
+        self.samplers, self.model, self.device, self.dtype = samplers, first.model, first.device, first.dtype
+        self.coder, self.no_look = first.coder, first.no_look
+        self.crop = torch.stack([sampler.crop for sampler in samplers])
+        self.look = _joined([sampler.look for sampler in samplers])
+
+    def motion(self, clips: list[MotionClip], indices: Tensor) -> tuple[Tensor, ...]:
+        return _joined([
+            sampler.motion(clip, index)
+            for sampler, clip, index in zip(self.samplers, clips, indices.split(1), strict=True)
+        ])  # fmt: skip
+
+    def geometry(self, motion: tuple[Tensor, ...], bare: bool = False) -> WarpedFrames:
+        parts = [
+            sampler.geometry(tuple(part[index : index + 1] for part in motion), bare)
+            for index, sampler in enumerate(self.samplers)
+        ]
+        return WarpedFrames(*_joined([(part.latents, part.guide, part.flow, part.still) for part in parts]))
+
+
+def _joined(values: list):
+    """Tensors of one batch each, in lists and tuples of any depth, as one batch."""
+    first = values[0]
+    if isinstance(first, (list, tuple)):
+        return tuple(_joined(list(parts)) for parts in zip(*values, strict=True))
+    return None if first is None else torch.cat(values)
+
+
 def dub_frames(
     frames: Sequence[np.ndarray],
     performance: Performance,
@@ -282,9 +335,12 @@ def dub_frames(
     size: int = 256,
     steps: int = 2,
     seed: int = 0,
+    batch_size: int = 8,
     dtype: torch.dtype | None = None,
+    out_of_memory: type[BaseException] | tuple = (),
+    free_memory: Callable[[], None] | None = None,
 ) -> Iterator[MouthPatch | None]:
-    """Draw the mouths of a dubbed video, frame by frame in constant memory.
+    """Draw the mouths of a dubbed video, a few frames at a time in constant memory.
 
     Each frame is its own portrait: light, pose, beard and blur are right by themselves, and the network only has to
     move the mouth of that very frame.
@@ -295,33 +351,67 @@ def dub_frames(
         expression: (len(order), 64), from `dubbed_expression`.
         order: the frame that each frame of the result shows, from `frame_order`.
         size: side of the drawn face crop, 256 or 512 px. steps: diffusion steps (1..50). seed: noise, the same for
-            all frames. dtype: precision of the network, None = what is fast there.
+            all frames. batch_size: frames drawn at once. dtype: precision of the network, None = what is fast there.
+        out_of_memory: exceptions after which smaller batches are tried, once free_memory was called.
 
     Yields what to paste into the frame, None where the face is not seen.
     """
     around = MouthMask(face_model)
     expression = exaggerated(expression, performance, order, face_model)
-    radius = model.config.motion_radius
-    order_index = torch.tensor(order)
-    for index, number in enumerate(order):
-        if not performance.found[number]:
-            yield None
-            continue
-        look = _portrait(frames[number], performance, number, face_model, size)
+    radius, cells = model.config.motion_radius, size // LATENT_FACTOR
+    noise = TEMPERATURE * torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(seed))
+    order_index, done = torch.tensor(order), 0
+
+    def clip_of(index: int, look: Appearance) -> MotionClip:
+        """The motion around one frame as seen in its own crop; that frame is number `radius`."""
+        number = order[index]
         window = torch.arange(index - radius, index + radius + 1).clamp(0, len(order) - 1)
         there = order_index[window]
         there = torch.where(torch.from_numpy(performance.found)[there], there, number)
         poses = performance.poses_in(performance.crops[number], there)
-        clip = MotionClip(expression[window], poses - look.pose, 25.0, face_model.hash)
-        batches = sample_frames(
-            model, face_model, look, clip, steps=steps, seed=seed, start=radius, batch_size=1, dtype=dtype
-        )  # fmt: skip
-        made = next(batches)[0].permute(2, 0, 1)  # (3, size, size)
-        batches.close()
-        mask = around(look.alpha, torch.stack([look.beta, expression[index]]), look.pose)
-        made = local_colours(made, look.crop, _resized(mask, size))
-        detail = DetailLayer(face_model, look)(clip, radius, 1)
-        yield _patch(look, made, mask, detail)
+        return MotionClip(expression[window], poses - look.pose, 25.0, face_model.hash)
+
+    while done < len(order):
+        chunk = range(done, min(done + batch_size, len(order)))
+        seen = [index for index in chunk if performance.found[order[index]]]
+        looks = [_portrait(frames[order[index]], performance, order[index], face_model, size) for index in seen]
+        clips = [clip_of(index, look) for index, look in zip(seen, looks, strict=True)]
+        try:
+            made = _drawn(model, face_model, looks, clips, radius, noise, steps, dtype) if seen else []
+        except out_of_memory:
+            if batch_size == 1:
+                raise
+            batch_size //= 2
+            log.warning("not enough memory; going on with %d frames at once", batch_size)
+            if free_memory:
+                free_memory()
+            continue
+        drawn = dict(zip(seen, zip(looks, clips, made, strict=True), strict=True))
+        for index in chunk:
+            if index not in drawn:
+                yield None
+                continue
+            look, clip, picture = drawn[index]
+            mask = around(look.alpha, torch.stack([look.beta, expression[index]]), look.pose)
+            picture = local_colours(picture.permute(2, 0, 1), look.crop, _resized(mask, size))
+            yield _patch(look, picture, mask, DetailLayer(face_model, look)(clip, radius, 1))
+        done = chunk.stop
+
+
+def _drawn(
+    model: FrameModel,
+    face_model: FaceModel,
+    looks: list[Appearance],
+    clips: list[MotionClip],
+    middle: int,
+    noise: Tensor,
+    steps: int,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """Frame number `middle` of each clip, drawn from the portrait beside it: float32 (N, size, size, 3) in 0..1."""
+    sampler = ManyPortraits([FrameSampler(model, face_model, look, dtype) for look in looks])
+    latents, given = sampler.latents(clips, torch.full((len(clips),), middle), noise, steps, 1.0, 1.0)
+    return sampler.decode(latents, SHARPEN, given.still)
 
 
 def _portrait(frame: np.ndarray, performance: Performance, number: int, face_model: FaceModel, size: int) -> Appearance:

@@ -15,7 +15,6 @@ from .device import pick_device
 from .errors import UserError
 from .face.model import FaceModel
 from .face.tracker import FaceTracker
-from .frames.appearance import encode_portrait
 from .frames.limits import soft_limit, torso_share
 from .frames.model import FrameModel
 from .motion.clip import MotionClip
@@ -23,6 +22,7 @@ from .motion.model import MotionModel
 from .motion.sampling import generate_motion
 from .motion.schedule import check_driving
 from .render import RenderSettings, render_frames, render_key, video_size, with_length
+from .video.faces import encode_largest
 from .video.reading import read_picture
 from .video.writer import SegmentedWriter, exact_rate
 
@@ -137,7 +137,7 @@ def talk(
         frame_model = FrameModel.load().to(device).eval()
         motion_model = None if clip else MotionModel.load().to(device).eval()
     with stage("portrait"):
-        appearance = encode_portrait(picture, tracker, face_model, size=size)
+        appearance = encode_largest(picture, tracker, face_model, size)
         report.notes += appearance.notes
     with stage("motion"):
         if clip is None:

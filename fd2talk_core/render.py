@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,12 +17,13 @@ import torch
 from .ahead import ahead
 from .audio.loading import frame_count
 from .frames.appearance import Appearance
-from .frames.composite import Compositor
 from .frames.detail import DetailLayer
 from .frames.limits import torso_share
 from .frames.model import FrameModel
 from .frames.sampling import sample_frames
 from .motion.clip import MotionClip
+from .video.matte import MovingMatte, with_alpha
+from .video.people import SparingCompositor
 from .video.writer import SEGMENT_FRAMES, SegmentedWriter
 
 log = logging.getLogger(__name__)
@@ -93,13 +95,15 @@ def render_key(model: torch.nn.Module, appearance: Appearance, motion: MotionCli
     """
     arrays = [value for value in settings if isinstance(value, np.ndarray)]
     others = [value for value in settings if not isinstance(value, np.ndarray)]
-    known = (others, appearance.crop_box, appearance.size, motion.fps, motion.face_model)
+    faces = (getattr(appearance, "box", None), getattr(appearance, "others", ()))
+    known = (others, appearance.crop_box, appearance.size, faces, motion.fps, motion.face_model)
     digest = hashlib.sha256(repr(known).encode())
     values = (appearance.alpha, appearance.beta, appearance.pose, motion.expression, motion.pose)
     for tensor in (*values, *model.state_dict().values()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(tensor.view(torch.uint8).numpy() if tensor.ndim else repr(tensor.item()).encode())
-    for array in (appearance.picture, *arrays):
+    opacity = getattr(appearance, "opacity", None)
+    for array in (appearance.picture, *([] if opacity is None else [opacity]), *arrays):
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
 
@@ -137,6 +141,9 @@ def render_frames(
 ) -> None:
     """Make all frames of `motion` that the writer does not have yet, and write them; the caller calls finish.
 
+    The picture's other faces stay as they are where the appearance knows of them, and where it has an opacity and the
+    writer's format can keep one, the frames get it, moved along with the head.
+
     Args:
         motion: at the video's rate and length, within its limits (`soft_limit`).
         batch_size: frames made at once; made a divisor of the writer's segments, see `whole_batch`.
@@ -147,12 +154,14 @@ def render_frames(
     """
     total, batch = len(motion), whole_batch(batch_size)
     torso = torso_share(settings.torso)
-    compositor = Compositor(appearance) if settings.paste else None
+    compositor = SparingCompositor(appearance) if settings.paste else None
     detail = DetailLayer(face_model, appearance, torso) if settings.paste else None
     inference = torch.is_inference_mode_enabled()
+    transparent = writer.form.keeps_alpha and getattr(appearance, "opacity", None) is not None
+    matte = MovingMatte(appearance, compositor) if transparent else None
 
-    def write(pictures) -> None:
-        writer.write(pictures)
+    def write(pictures, alpha: torch.Tensor | None) -> None:
+        writer.write(pictures if alpha is None else with_alpha(pictures, alpha))
         if progress:
             progress(writer.frames_written, total)
 
@@ -179,12 +188,14 @@ def render_frames(
             with closing(ahead(_in_mode(inference, batches), depth=1)) as made_ahead:
                 for frames in made_ahead:
                     first, flow = writer.frames_written, flows.popleft()
+                    alphas = matte.frames(flow) if matte else itertools.repeat(None)
                     if compositor is None:
                         newest = frames[-1]
-                        write(frames)
+                        write(frames, torch.stack(list(alphas)) if matte else None)
                     else:  # one by one, because a portrait may have many megapixels
-                        for newest in compositor.stream(frames, detail(motion, first, len(frames), flow)):
-                            write(newest)
+                        pasted = compositor.stream(frames, detail(motion, first, len(frames), flow))
+                        for newest, alpha in zip(pasted, alphas, strict=False):
+                            write(newest, None if alpha is None else alpha[None])
                         newest = newest[0]
                     if preview:
                         preview(_as_uint8(newest))

@@ -6,9 +6,10 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import comfy.model_management as mm
 import comfy.utils
@@ -85,35 +86,45 @@ def seed_input(tooltip: str, id: str = "seed", advanced: bool | None = None) -> 
     )
 
 
-def progress_bar() -> Callable[[int, int], None]:
-    """A core progress callback (done, total) that moves the node's bar and raises when the user cancels."""
-    bar = comfy.utils.ProgressBar(1)
-
-    def report(done: int, total: int) -> None:
-        mm.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
-
-    return report
+class Progress(Protocol):
+    def __call__(self, done: int, total: int, frame: torch.Tensor | np.ndarray | None = None) -> None: ...
 
 
-def live_progress() -> Callable[[int, int, torch.Tensor], None]:
-    """Like `progress_bar`, and shows a frame (H, W, 3) in 0..1 on the node, at most twice a second.
+def progress_bar() -> Progress:
+    """A core progress callback (done, total) that moves the node's bar and raises when the user cancels.
 
+    A third argument, a frame (H, W, 3) as uint8 array or tensor in 0..1, is shown on the node, at most twice a second.
     Only for nodes that show nothing else in the end: the page mixes up live frames and results.
     """
     bar = comfy.utils.ProgressBar(1)
     last = -math.inf
 
-    def report(done: int, total: int, frame: torch.Tensor) -> None:
+    def report(done: int, total: int, frame: torch.Tensor | np.ndarray | None = None) -> None:
         nonlocal last
         mm.throw_exception_if_processing_interrupted()
         preview = None
-        if time.monotonic() - last >= PREVIEW_SECONDS:
+        if frame is not None and time.monotonic() - last >= PREVIEW_SECONDS:
             last = time.monotonic()
-            preview = ("JPEG", Image.fromarray(to_uint8(frame)), PREVIEW_SIDE)
+            picture = frame if isinstance(frame, np.ndarray) else to_uint8(frame)
+            preview = ("JPEG", Image.fromarray(picture), PREVIEW_SIDE)
         bar.update_absolute(done, total, preview)
 
     return report
+
+
+@contextmanager
+def cancellable(network: torch.nn.Module) -> Iterator[None]:
+    """See a cancel at every block of the network: a batch of many steps takes long on a CPU."""
+    hooks = [
+        block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
+        for block in network.modules()
+        if isinstance(block, (torch.nn.Conv2d, torch.nn.Linear))
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def own_id(node: type[io.ComfyNode]) -> str | None:
@@ -140,7 +151,8 @@ def rgb(images: torch.Tensor | None, what: str = "picture") -> torch.Tensor:
     if images is None or images.ndim != 4 or 0 in images.shape:
         raise UserError(f"The {what} is empty. Connect a node that gives at least one image, such as Load Image.")
     images = images[..., :3] if images.shape[-1] >= 3 else images[..., :1].expand(-1, -1, -1, 3)
-    if not torch.isfinite(images).all():
+    # Picture by picture: of all at once, isfinite would hold a copy.
+    if not all(bool(torch.isfinite(image).all()) for image in images):
         raise UserError(
             f"The {what} contains pixels that are not numbers (NaN), usually from a failed decode. "
             "Make or load it again."

@@ -16,8 +16,8 @@ from .common import (
     MotionModelType,
     MotionType,
     audio_samples,
+    cancellable,
     explained,
-    live_progress,
     loaded,
     own_id,
     progress_bar,
@@ -27,9 +27,9 @@ from .common import (
     to_uint8,
 )
 from .faces import FACE_ORDERS, face_choice, index_input, mark_inputs, order_inputs
-from .frames import BYTES_PER_PIXEL, frame_store
+from .frames import BATCH, BYTES_PER_PIXEL, SHORT_MEMORY, batch_size_input, batch_that_fits, frame_store, steps_input
 from .motion import gain_input
-from .portrait import SIZES
+from .portrait import size_input
 
 # Literals, because importing the pack must load nothing heavy; a test compares them with fd2talk_core.
 LONGER_SOUND = ("back and forth", "hold last frame")
@@ -99,22 +99,8 @@ class DubVideo(io.ComfyNode):
                     "where.",
                 ),
                 index_input("dub"),
-                io.Combo.Input(
-                    "size",
-                    options=list(SIZES),
-                    default=SIZES[0],
-                    tooltip="Side in pixels at which the face is drawn before its mouth is taken. 512 is sharper in "
-                    "close-ups and about four times slower.",
-                    advanced=True,
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=2,
-                    min=1,
-                    max=50,
-                    tooltip="Diffusion steps per frame, to which time is proportional: 1 is fast, 2 usual, 4 careful.",
-                    advanced=True,
-                ),
+                size_input(advanced=True),
+                steps_input(advanced=True),
                 MotionType.Input(
                     "motion",
                     optional=True,
@@ -123,6 +109,7 @@ class DubVideo(io.ComfyNode):
                 ),
                 *mark_inputs("dub"),
                 *order_inputs(),
+                batch_size_input(optional=True),
             ],
             outputs=[
                 io.Image.Output("images", tooltip="The dubbed frames, of the video's size."),
@@ -153,6 +140,7 @@ class DubVideo(io.ComfyNode):
         face_order: str = FACE_ORDERS[0],
         point_x: float = 0.5,
         point_y: float = 0.5,
+        batch_size: int = BATCH,
     ) -> io.NodeOutput:
         from ..fd2talk_core.audio.loading import SAMPLE_RATE, to_mono_16k
         from ..fd2talk_core.dubbing import (
@@ -197,11 +185,16 @@ class DubVideo(io.ComfyNode):
             notes.append(f"The sound is longer than the video by {(wanted - len(images)) / fps:.1f} s: {longer_sound}.")
         tell(own_id(cls), "\n".join(notes), logging.WARNING if len(notes) > 1 else logging.INFO)
 
-        network = loaded(frame_model.patcher, int(size) ** 2 * BYTES_PER_PIXEL)
-        live = live_progress()
-        # Many steps take long on a CPU; this way a cancel is seen at every step.
-        hook = network.unet.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
-        try:
+        def free_memory() -> None:
+            mm.soft_empty_cache()
+            if SHORT_MEMORY not in notes:
+                notes.append(SHORT_MEMORY)
+                tell(own_id(cls), "\n".join(notes))
+
+        batch = batch_that_fits(batch_size, len(order), int(size), frame_model.patcher.load_device)
+        network = loaded(frame_model.patcher, batch * int(size) ** 2 * BYTES_PER_PIXEL)
+        live = progress_bar()
+        with cancellable(network):
             patches = dub_frames(
                 frames,
                 performance,
@@ -212,13 +205,14 @@ class DubVideo(io.ComfyNode):
                 size=int(size),
                 steps=steps,
                 seed=seed,
+                batch_size=batch,
                 dtype=frame_model.dtype,
+                out_of_memory=mm.OOM_EXCEPTION,
+                free_memory=free_memory,
             )
             for done, patch in enumerate(patches):
                 result[done].copy_(images[order[done]])
                 if patch is not None:
                     patch.paste_into(result[done])
                 live(done + 1, len(order), result[done])
-        finally:
-            hook.remove()
         return io.NodeOutput(result, fps)

@@ -15,8 +15,8 @@ from .common import (
     AppearanceType,
     FrameModelType,
     MotionType,
+    cancellable,
     explained,
-    live_progress,
     loaded,
     own_id,
     progress_bar,
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 # Activations take 240 bytes per pixel of one frame (measured, fp32, 256 and 512); twice that leaves room for cuDNN.
 BYTES_PER_PIXEL = 500
-PASTE_BATCH = 8
+BATCH = 8
+SHORT_MEMORY = "The graphics memory is short, so fewer frames than batch_size are made at once."
 TORSO = ("follow", "stay")
 
 
@@ -54,6 +55,42 @@ class SharingCoder:
         return pictures
 
 
+def steps_input(advanced: bool | None = None) -> io.Int.Input:
+    return io.Int.Input(
+        "steps",
+        default=2,
+        min=1,
+        max=50,
+        tooltip="Diffusion steps per frame, to which time is proportional: 1 is fast, 2 usual, 4 careful; "
+        "20 and more are a reference.",
+        advanced=advanced,
+    )
+
+
+def guidance_inputs() -> list[io.Float.Input]:
+    def guidance(id: str, what: str) -> io.Float.Input:
+        return io.Float.Input(
+            id, default=1.0, min=1.0, max=5.0, step=0.05, tooltip=f"{what} 1 is off and faster.", advanced=True
+        )
+
+    return [
+        guidance("motion_guidance", "Guidance scale of the motion: above 1 the face follows it more strongly."),
+        guidance("appearance_guidance", "Guidance scale of the portrait's look: above 1 it is kept more strongly."),
+    ]
+
+
+def batch_size_input(optional: bool = False) -> io.Int.Input:
+    return io.Int.Input(
+        "batch_size",
+        default=BATCH,
+        min=1,
+        max=64,
+        optional=optional,
+        tooltip="The most frames made at once. Fewer are made when memory is short.",
+        advanced=True,
+    )
+
+
 def torso_input(tooltip: str) -> io.Combo.Input:
     return io.Combo.Input("torso", options=list(TORSO), default=TORSO[0], optional=True, tooltip=tooltip, advanced=True)
 
@@ -65,6 +102,12 @@ def vae_input() -> io.Vae.Input:
         tooltip="Optional, to experiment: FLUX.1's VAE (ae.safetensors, from Load VAE) in the place of the "
         "small one that comes with FD2Talk. Much slower, and not always better. Other VAEs are refused.",
     )
+
+
+def batch_that_fits(batch_size: int, frames: int, size: int, device: torch.device) -> int:
+    """At most `batch_size` frames of `size` pixels that are made at once in the memory that is free on the device."""
+    fitting = int(mm.get_free_memory(device) // (size * size * BYTES_PER_PIXEL))
+    return max(1, min(batch_size, frames, fitting))
 
 
 def frame_store(count: int, height: int, width: int) -> torch.Tensor:
@@ -94,42 +137,9 @@ class SampleFrames(io.ComfyNode):
                 AppearanceType.Input("appearance", tooltip="The portrait, from Encode Portrait."),
                 MotionType.Input("motion", tooltip="From Generate Motion from Audio or Edit Motion."),
                 seed_input("Seed of the diffusion noise. All frames share the noise, so that they do not flicker."),
-                io.Int.Input(
-                    "steps",
-                    default=2,
-                    min=1,
-                    max=50,
-                    tooltip="Diffusion steps per frame, to which time is proportional: 1 is fast, 2 usual, 4 careful; "
-                    "20 and more are a reference.",
-                ),
-                io.Float.Input(
-                    "motion_guidance",
-                    default=1.0,
-                    min=1.0,
-                    max=5.0,
-                    step=0.05,
-                    tooltip="Guidance scale of the motion: above 1 the face follows it more strongly. "
-                    "1 is off and faster.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "appearance_guidance",
-                    default=1.0,
-                    min=1.0,
-                    max=5.0,
-                    step=0.05,
-                    tooltip="Guidance scale of the portrait's look: above 1 it is kept more strongly. "
-                    "1 is off and faster.",
-                    advanced=True,
-                ),
-                io.Int.Input(
-                    "batch_size",
-                    default=8,
-                    min=1,
-                    max=64,
-                    tooltip="Frames made at once. It is halved by itself when the graphics memory is not enough.",
-                    advanced=True,
-                ),
+                steps_input(),
+                *guidance_inputs(),
+                batch_size_input(),
                 vae_input(),
                 torso_input(
                     "Below the chin: follow takes a part of the head's motion, as necks and shoulders do; stay "
@@ -168,18 +178,15 @@ class SampleFrames(io.ComfyNode):
         if notes:
             tell(own_id(cls), note)
         total, size = len(motion), appearance.size
-        batch = min(batch_size, total)
+        batch = batch_that_fits(batch_size, total, size, frame_model.patcher.load_device)
         coder = None
         if vae is not None:
             checked = checked_coder(vae, loaded(frame_model.patcher).autoencoder, appearance.crop)
             coder = SharingCoder(checked, frame_model.patcher)
         network = loaded(frame_model.patcher, batch * size * size * BYTES_PER_PIXEL)
         result = frame_store(total, size, size)
-        progress, done = live_progress(), 0
-        mm.throw_exception_if_processing_interrupted()
-        # A batch of many steps takes long on a CPU; this way a cancel is seen at every step.
-        hook = network.unet.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
-        try:
+        progress, done = progress_bar(), 0
+        with cancellable(network):
             while done < total:
                 try:
                     for frames in sample_frames(
@@ -204,12 +211,10 @@ class SampleFrames(io.ComfyNode):
                     if batch == 1:
                         raise
                     if not short:
-                        notes.append("The graphics memory is short, so fewer frames than batch_size are made at once.")
+                        notes.append(SHORT_MEMORY)
                         tell(own_id(cls), "\n".join(notes))
                     short, batch = True, batch // 2
                     mm.soft_empty_cache()
-        finally:
-            hook.remove()
         return io.NodeOutput(result, motion.fps)
 
 
@@ -282,9 +287,9 @@ class PasteBack(io.ComfyNode):
         result = frame_store(total, height, width)
         compositor = GroupCompositor(appearance, frames.device)
         progress = progress_bar()
-        for start in range(0, total, PASTE_BATCH):
+        for start in range(0, total, BATCH):
             progress(start, total)
-            out = result[start : start + PASTE_BATCH]
+            out = result[start : start + BATCH]
             if background is None:
                 compositor.fill(out)
             else:

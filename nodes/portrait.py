@@ -15,6 +15,16 @@ from .faces import FACE_ORDERS, face_choice, index_input, mark_inputs, order_inp
 SIZES = ("256", "512")
 
 
+def size_input(more: str = "", advanced: bool | None = None) -> io.Combo.Input:
+    return io.Combo.Input(
+        "size",
+        options=list(SIZES),
+        default=SIZES[0],
+        tooltip=f"Side of the drawn face crop in pixels. 512 is sharper and about four times slower.{more}",
+        advanced=advanced,
+    )
+
+
 def shown(pictures: list[np.ndarray], node: type[io.ComfyNode]) -> ui.SavedImages:
     """Pictures of any sizes, uint8 (H, W, 3), as the node's preview."""
     saved = []
@@ -22,6 +32,16 @@ def shown(pictures: list[np.ndarray], node: type[io.ComfyNode]) -> ui.SavedImage
         image = torch.from_numpy(picture.copy())[None].float() / 255
         saved += ui.ImageSaveHelper.save_images(image, "fd2talk_faces", io.FolderType.temp, node, compress_level=1)
     return ui.SavedImages(saved)
+
+
+def opacity(transparency: torch.Tensor | None) -> np.ndarray | None:
+    """MASK, 1 where nothing is to be seen, the first of several -> uint8 (H, W); None when all is opaque.
+
+    Load Image gives a black mask of 64 x 64 for a picture without transparency.
+    """
+    if transparency is None or not (transparency > 0).any():
+        return None
+    return to_uint8(1 - transparency.reshape(-1, *transparency.shape[-2:])[0])
 
 
 class EncodeAppearance(io.ComfyNode):
@@ -41,14 +61,15 @@ class EncodeAppearance(io.ComfyNode):
                     tooltip="The portrait, with a face at least 48 pixels wide. Of several frames the first is used.",
                 ),
                 index_input("animate"),
-                io.Combo.Input(
-                    "size",
-                    options=list(SIZES),
-                    default="256",
-                    tooltip="Side of the face crop in pixels. 512 is sharper and about four times slower.",
-                ),
+                size_input(),
                 *mark_inputs("animate"),
                 *order_inputs(),
+                io.Mask.Input(
+                    "transparency",
+                    optional=True,
+                    tooltip="Optional: MASK of Load Image, for a portrait whose background is transparent. "
+                    "Render Talking Video then keeps it so, in a format that can.",
+                ),
             ],
             outputs=[
                 AppearanceType.Output("appearance", tooltip="Everything later nodes need to know of the portrait."),
@@ -70,6 +91,7 @@ class EncodeAppearance(io.ComfyNode):
         face_order: str = FACE_ORDERS[0],
         point_x: float = 0.5,
         point_y: float = 0.5,
+        transparency=None,
     ) -> io.NodeOutput:
         from ..fd2talk_core.video.faces import draw_faces, draw_landmarks, encode_chosen
 
@@ -77,7 +99,7 @@ class EncodeAppearance(io.ComfyNode):
         picture = to_uint8(images[0])
         choice = face_choice(face_index, face_order, (point_x, point_y), mask, box)
         appearance, chooser = encode_chosen(
-            picture, frame_model.tracker, frame_model.face_model, choice, size=int(size)
+            picture, frame_model.tracker, frame_model.face_model, choice, int(size), opacity(transparency)
         )
         notes = list(appearance.notes)
         if len(images) > 1:

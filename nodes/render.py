@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import InputImpl, io, ui
 
 from .common import CATEGORY, AppearanceType, FrameModelType, MotionType, explained, seed_input
-from .frames import TORSO, torso_input, vae_input
+from .frames import TORSO, batch_size_input, guidance_inputs, steps_input, torso_input, vae_input
 from .rendering import HIDDEN, Target, render_to_file
 
 # Kept as literals, because importing the pack must load nothing heavy; a test compares them with fd2talk_core.
@@ -20,6 +20,8 @@ FORMATS = (
     "mp4 and gif",
     "mp4 and animated webp",
     "mp4 and png frames",
+    "webm (VP9, transparent)",
+    "mov (ProRes 4444, transparent)",
 )
 QUALITIES = ("high", "medium", "small file")
 OUTPUT, TEMP = "output folder", "temporary file"
@@ -35,24 +37,6 @@ def quality_input(optional: bool = False) -> io.Combo.Input:
         optional=optional,
         tooltip="high is hard to tell from the frames themselves; small file saves space at the price of detail.",
         advanced=True,
-    )
-
-
-def guidance_input(id: str, what: str) -> io.Float.Input:
-    return io.Float.Input(
-        id, default=1.0, min=1.0, max=5.0, step=0.05, tooltip=f"{what} 1 is off and faster.", advanced=True
-    )
-
-
-def steps_input(advanced: bool | None = None) -> io.Int.Input:
-    return io.Int.Input(
-        "steps",
-        default=2,
-        min=1,
-        max=50,
-        tooltip="Diffusion steps per frame, to which time is proportional: 1 is fast, 2 usual, 4 careful; "
-        "20 and more are a reference.",
-        advanced=advanced,
     )
 
 
@@ -85,7 +69,8 @@ class RenderVideo(io.ComfyNode):
                     options=list(FORMATS),
                     default=FORMATS[0],
                     tooltip="mp4 (H.264) plays everywhere. H.265 and VP9 are smaller and slower to write, ProRes is "
-                    "large and for editing. GIF, WebP (up to a minute) and PNG have no sound, so an mp4 is made too.",
+                    "large and for editing. GIF, WebP (up to a minute) and PNG have no sound, so an mp4 is made too. "
+                    "Transparent ones, and PNG, keep the transparency of Encode Portrait.",
                 ),
                 quality_input(),
                 io.String.Input(
@@ -99,7 +84,8 @@ class RenderVideo(io.ComfyNode):
                     options=[OUTPUT, TEMP],
                     default=OUTPUT,
                     tooltip="output folder: the file is saved there, and an interrupted render goes on even after "
-                    "ComfyUI was restarted. temporary file: for Save Video or other nodes; gone when ComfyUI ends.",
+                    "ComfyUI was restarted. temporary file: for Save Video or other nodes; gone when ComfyUI ends. An "
+                    "interrupted render goes on, too.",
                 ),
                 io.Combo.Input(
                     "picture",
@@ -117,22 +103,8 @@ class RenderVideo(io.ComfyNode):
                     "The page cannot show both on one node.",
                     advanced=True,
                 ),
-                guidance_input(
-                    "motion_guidance",
-                    "Guidance scale of the motion: above 1 the face follows it more strongly.",
-                ),
-                guidance_input(
-                    "appearance_guidance",
-                    "Guidance scale of the portrait's look: above 1 it is kept more strongly.",
-                ),
-                io.Int.Input(
-                    "batch_size",
-                    default=8,
-                    min=1,
-                    max=64,
-                    tooltip="The most frames made at once. Fewer are made when memory is short.",
-                    advanced=True,
-                ),
+                *guidance_inputs(),
+                batch_size_input(),
                 vae_input(),
                 torso_input(
                     "Below the chin: follow takes a part of the head's motion, as necks and shoulders do; stay "

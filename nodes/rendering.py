@@ -5,24 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
-import comfy.utils
 import folder_paths
-import numpy as np
 import torch
 from comfy.cli_args import args
 from comfy_api.latest import io
-from PIL import Image
 
 from ..fd2talk_core.errors import UserError
-from .common import PREVIEW_SECONDS, PREVIEW_SIDE, LoadedFrameModel, audio_samples, loaded, tell
-from .frames import BYTES_PER_PIXEL, SharingCoder
+from .common import LoadedFrameModel, audio_samples, cancellable, loaded, progress_bar, tell
+from .frames import BYTES_PER_PIXEL, SharingCoder, batch_that_fits
 
 if TYPE_CHECKING:
     from ..fd2talk_core.frames.appearance import Appearance
@@ -30,6 +25,7 @@ if TYPE_CHECKING:
     from ..fd2talk_core.render import RenderSettings
     from ..fd2talk_core.video.formats import VideoFormat
 
+ABANDONED_DAYS = 14
 DESCRIPTION = "This video is synthetic: a talking head generated with FD2Talk from one picture and a voice recording."
 
 
@@ -59,36 +55,18 @@ def workflow_tags(hidden) -> dict[str, str]:
     return tags
 
 
-def frame_progress(total: int, live: bool) -> tuple[Callable[[int, int], None], Callable[[np.ndarray], None] | None]:
-    """Callbacks for `render_frames`: progress, which raises when the user cancels, and the preview on the node."""
-    bar = comfy.utils.ProgressBar(total)
-    shown = 0.0
-
-    def progress(done: int, total: int) -> None:
-        mm.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
-
-    def preview(picture: np.ndarray) -> None:
-        nonlocal shown
-        if time.monotonic() - shown >= PREVIEW_SECONDS:
-            shown = time.monotonic()
-            bar.update_absolute(bar.current, total, ("JPEG", Image.fromarray(picture), PREVIEW_SIDE))
-
-    return progress, preview if live else None
-
-
-def batch_that_fits(batch_size: int, frames: int, size: int, device: torch.device) -> int:
-    fitting = int(mm.get_free_memory(device) // (size * size * BYTES_PER_PIXEL))
-    return max(1, min(batch_size, frames, fitting))
-
-
-def place(target: Target, form: VideoFormat, size: tuple[int, int], key: str, batch: int) -> tuple[Path, str]:
-    """The file to write and its settings key: those of an interrupted render of the same, if there is one."""
-    from ..fd2talk_core.video.writer import unfinished
+def place(target: Target, form: VideoFormat, size: tuple[int, int], key: str, batch: int) -> tuple[Path, Path, str]:
+    """The file to write, the folder of its parts, and its settings key: those of an interrupted render of the same, if
+    there is one.
+    """
+    from ..fd2talk_core.video.writer import forget_abandoned, unfinished
 
     if target.prefix is None:
-        # The name says what is in it, so that the next run of the same finds what this one leaves.
+        # The name says what is in it, so that the next run of the same finds what this one leaves: not in the temp
+        # folder, which ComfyUI empties when it starts.
         folder, start, name = folder_paths.get_temp_directory(), "fd2talk_", f"fd2talk_{key[:24]}"
+        parts = Path(folder_paths.get_system_user_directory("fd2talk")) / "unfinished"
+        forget_abandoned(parts, ABANDONED_DAYS)
     else:
         try:
             folder, start, counter, _, _ = folder_paths.get_save_image_path(
@@ -98,9 +76,10 @@ def place(target: Target, form: VideoFormat, size: tuple[int, int], key: str, ba
             raise UserError(
                 f"The folder for {target.prefix} cannot be made ({error}). Choose another filename_prefix."
             ) from error
-        name = f"{start}_{counter:05}_"
+        name, parts = f"{start}_{counter:05}_", Path(folder)
     # A resumed render keeps its batch size, whatever memory is free now: it can change a network's last bits.
-    return unfinished(folder, start, form.suffix, key) or (Path(folder) / (name + form.suffix), f"{key} batch {batch}")
+    file, key = unfinished(parts, start, form.suffix, key) or (parts / (name + form.suffix), f"{key} batch {batch}")
+    return Path(folder) / file.name, file.with_name(f"{file.name}.partial"), key
 
 
 def render_to_file(
@@ -143,6 +122,11 @@ def render_to_file(
             f"The video lasts {float(seconds):.0f} seconds, too long for a {form.beside.upper()}. "
             f"Use at most {MAX_ANIMATION_SECONDS} seconds, or choose the format mp4."
         )
+    if form.alpha and getattr(appearance, "opacity", None) is None:
+        raise UserError(
+            f"The format {form.name} is for portraits with transparency, and this one has none. Connect MASK of Load "
+            "Image to transparency of Encode Portrait, or choose another format."
+        )
     size = video_size(appearance, settings.paste)
     coder, weights = None, [frame_model.patcher.model]
     if vae is not None:
@@ -154,22 +138,21 @@ def render_to_file(
         str(frame_model.dtype), frame_model.patcher.load_device.type,
     )  # fmt: skip
     batch = batch_that_fits(batch_size, len(motion), appearance.size, frame_model.patcher.load_device)
-    out, key = place(target, form, size, key, batch)
+    out, parts, key = place(target, form, size, key, batch)
     batch = int(key.rpartition(" ")[2])
     network = loaded(frame_model.patcher, batch * appearance.size**2 * BYTES_PER_PIXEL)
-    progress, preview = frame_progress(len(motion), live)
+    progress = progress_bar()
     writer = SegmentedWriter(
-        out, fps, size, key, form=form, quality=target.quality, metadata=workflow_tags(hidden), audio=samples, rate=rate
-    )
+        out, fps, size, key, form=form, quality=target.quality, metadata=workflow_tags(hidden), audio=samples,
+        rate=rate, partial=parts,
+    )  # fmt: skip
     if writer.frames_done:
         notes.append(f"An interrupted render goes on after frame {writer.frames_done}.")
     if notes:
         tell(hidden.unique_id, "\n".join(notes))
     progress(writer.frames_done, len(motion))
-    # A batch of many steps takes long on a CPU; this way a cancel is seen at every step.
-    hook = network.unet.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
     try:
-        with writer:
+        with cancellable(network), writer:
             render_frames(
                 network,
                 frame_model.face_model,
@@ -181,7 +164,7 @@ def render_to_file(
                 dtype=frame_model.dtype,
                 coder=coder,
                 progress=progress,
-                preview=preview,
+                preview=(lambda picture: progress(writer.frames_written, len(motion), picture)) if live else None,
                 out_of_memory=mm.OOM_EXCEPTION,
                 free_memory=mm.soft_empty_cache,
             )
@@ -192,8 +175,6 @@ def render_to_file(
         if writer.kept:
             tell(hidden.unique_id, _kept(writer, len(motion)).strip())
         raise
-    finally:
-        hook.remove()
     if target.prefix is not None:
         saved = [os.path.relpath(path, folder_paths.get_output_directory()) for path in (made, writer.beside) if path]
         notes.append(f"Saved in the output folder: {', '.join(saved)}")

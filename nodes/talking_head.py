@@ -16,10 +16,10 @@ from .common import (
     seed_input,
     to_uint8,
 )
+from .frames import steps_input
 from .models import load_models
 from .motion import gain_input
-from .portrait import SIZES
-from .render import steps_input
+from .portrait import size_input
 from .rendering import HIDDEN, Target, render_to_file
 
 
@@ -44,13 +44,7 @@ class TalkingHead(io.ComfyNode):
                     tooltip="The voice: any length and sample rate, at least 0.2 seconds. All of it is in the video.",
                 ),
                 seed_input("Another seed gives other head movement, blinks and small variations of the mouth."),
-                io.Combo.Input(
-                    "size",
-                    options=list(SIZES),
-                    default=SIZES[0],
-                    tooltip="Side of the generated face in pixels. 512 is sharper and about four times slower. "
-                    "The video always has the portrait's size.",
-                ),
+                size_input(" The video always has the portrait's size."),
                 gain_input("expression_strength", "Scales all facial expression; 1 is natural, 0 is still."),
                 gain_input("pose_strength", "Scales the head movement; 1 is natural, 0 keeps the head still."),
                 steps_input(advanced=True),
@@ -94,16 +88,16 @@ class TalkingHead(io.ComfyNode):
         frame_model=None,
     ) -> io.NodeOutput:
         from ..fd2talk_core.audio.loading import to_mono_16k
-        from ..fd2talk_core.frames.appearance import encode_portrait
         from ..fd2talk_core.motion.sampling import generate_motion
         from ..fd2talk_core.render import RenderSettings
+        from ..fd2talk_core.video.faces import encode_largest
         from ..fd2talk_core.video.writer import exact_rate
 
         picture, voice = rgb(image, "portrait"), to_mono_16k(*audio_samples(audio))
         if motion_model is None or frame_model is None:
             shipped_motion, shipped_frames = load_models()
             motion_model, frame_model = motion_model or shipped_motion, frame_model or shipped_frames
-        appearance = encode_portrait(to_uint8(picture[0]), frame_model.tracker, frame_model.face_model, size=int(size))
+        appearance = encode_largest(to_uint8(picture[0]), frame_model.tracker, frame_model.face_model, int(size))
         motion = generate_motion(
             loaded(motion_model),
             voice,

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from ..fd2talk_core.video.formats import VideoFormat
 
 MP4, FRAMES = "mp4", "uncompressed frames"
-# Save Video stores no ProRes, and what lies beside a file (GIF and so on) would be lost in the temp folder.
-FILE_FORMATS = tuple(name for name in FORMATS if " and " not in name and "ProRes" not in name)
+# Save Video stores no ProRes, and what lies beside a file (GIF and so on) would be lost in the temp folder. Images have
+# no transparency.
+FILE_FORMATS = tuple(name for name in FORMATS if not any(part in name for part in (" and ", "ProRes", "transparent")))
 WRITE_BATCH = 8
 
 

@@ -278,6 +278,20 @@ result = dict(silent=silent, sound_needed=sound_needed, shapes=shapes, shows=sho
 """
 
 
+# Peak memory while frames are checked that take none themselves.
+READING = """
+rgb = sys.modules[NODES["FD2TalkDubVideo"].__module__.rsplit(".", 1)[0] + ".common"].rgb
+def highest():
+    with open("/proc/self/status") as file:
+        return [int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")][0]
+frames = torch.rand(1, 512, 512, 3).expand(400, -1, -1, -1)
+rgb(frames[:2])
+before = highest()
+rgb(frames)
+result = dict(grown=highest() - before, frame=frames[0].numel() * 4)
+"""
+
+
 @lru_cache
 def in_comfyui(*parts: str, root: str) -> dict:
     """Run code in ComfyUI's interpreter with the pack loaded and its folders in `root`; its `result`."""
@@ -327,6 +341,11 @@ def test_the_same_inputs_give_the_same_results(quiet):
 def test_cancelling_stops_within_a_frame(tmp_path):
     late = in_comfyui(CANCEL, root=str(tmp_path))
     assert {name: reports for name, reports in late.items() if reports not in (0, 1)} == {}
+
+
+def test_a_long_video_is_checked_in_constant_memory(tmp_path):
+    result = in_comfyui(READING, root=str(tmp_path))
+    assert result["grown"] < 20 * result["frame"]
 
 
 def test_missing_sound_is_explained_where_sound_is_needed(answers):

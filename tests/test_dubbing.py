@@ -126,6 +126,50 @@ def test_the_seed_decides():
 
 
 @pytest.mark.weights
+def test_full_memory_makes_batches_smaller_and_changes_nothing():
+    model, batches, fitting = models()[0], [], 1
+
+    def full(_, inputs):
+        batches.append(len(inputs[0]))
+        if len(inputs[0]) > fitting:
+            raise MemoryError
+
+    freed = []
+    alone = dubbed(saying(jaw_open=0.4), (0, 2, 4), steps=1, batch_size=1)
+    together = dubbed(saying(jaw_open=0.4), (0, 2, 4), steps=1, batch_size=3)
+    hook = model.unet.register_forward_pre_hook(full)
+    options = {"steps": 1, "out_of_memory": MemoryError, "free_memory": lambda: freed.append(1)}
+    try:
+        backed_off = dubbed(saying(jaw_open=0.4), (0, 2, 4), batch_size=3, **options)
+        fitting = 0
+        with pytest.raises(MemoryError):
+            dubbed(saying(jaw_open=0.4), (0,), batch_size=2, **options)
+    finally:
+        hook.remove()
+    assert batches == [3, 1, 1, 1, 1, 1] and freed == [1, 1]
+    assert not torch.equal(alone[0][1], alone[0][0]), "the mouth is drawn"
+    for (_, one), (_, few), (_, late) in zip(alone, together, backed_off, strict=True):
+        assert (one - few).abs().max() < 1e-3, "each frame is drawn from itself, whichever are beside it"
+        assert torch.equal(one, late)
+
+
+@pytest.mark.weights
+def test_no_more_frames_are_looked_at_than_are_drawn_at_once():
+    class Watched(list):
+        def __getitem__(self, index):
+            looked_at.append(index)
+            return super().__getitem__(index)
+
+    looked_at = []
+    model, face_model, _ = models()
+    expression = dubbed_expression(performance(), saying(), range(FRAMES), face_model)
+    options = {"steps": 1, "batch_size": 2}
+    patches = dub_frames(Watched(video()), performance(), expression, range(FRAMES), model, face_model, **options)
+    assert next(patches) is not None and next(patches) is not None and looked_at == [0, 1]
+    patches.close()
+
+
+@pytest.mark.weights
 def test_everything_but_the_mouth_is_the_tracked_persons():
     face_model = models()[1]
     motion = MotionClip(torch.ones(3, 64), torch.ones(3, 6), 25.0, face_model.hash)

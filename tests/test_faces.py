@@ -12,6 +12,9 @@ from fd2talk_core.errors import UserError
 from fd2talk_core.face.model import FaceModel
 from fd2talk_core.face.tracker import FaceBox, FaceTracker, TrackedFace
 from fd2talk_core.frames.composite import Compositor
+from fd2talk_core.frames.model import FrameModel
+from fd2talk_core.motion.clip import MotionClip
+from fd2talk_core.render import RenderSettings, render_frames
 from fd2talk_core.video.faces import (
     LEFT,
     ORDERS,
@@ -21,8 +24,10 @@ from fd2talk_core.video.faces import (
     draw_faces,
     draw_landmarks,
     encode_chosen,
+    encode_largest,
     pick,
 )
+from fd2talk_core.video.formats import FORMATS
 from fd2talk_core.video.people import GroupCompositor, own_side
 
 ROOT = Path(__file__).parents[1]
@@ -183,6 +188,70 @@ def test_pasting_one_person_leaves_the_other_and_pasting_both_shows_both():
     assert torch.equal(out[0][area(left)], before[0][area(left)]), "what is there stays there"
     assert (out[0][area(right)] - picture[area(right)]).abs().mean() > 0.1
     assert torch.equal(out[0, :10], picture[:10]), "far from both the picture is itself"
+
+
+class Kept(list):
+    """Takes the place of a writer, and keeps the frames as they come."""
+
+    def __init__(self, form: str):
+        super().__init__()
+        self.form, self.frames_written = FORMATS[form], 0
+
+    def write(self, frames) -> None:
+        self.extend(np.asarray(frames).copy())
+        self.frames_written = len(self)
+
+
+def rendered(look, motion: MotionClip, form: str = "mp4", paste: bool = True) -> list[np.ndarray]:
+    """The frames that a file of this format would get, uint8."""
+    kept = Kept(form)
+    render_frames(FrameModel.load().eval(), models()[1], look, motion, kept, RenderSettings(steps=1, paste=paste))
+    return [frame if frame.dtype == np.uint8 else (frame * 255).round().astype(np.uint8) for frame in kept]
+
+
+@pytest.mark.weights
+def test_a_render_leaves_the_neighbour_alone():
+    look = person(0)[0]
+    motion = MotionClip(torch.zeros(1, 64), torch.tensor([[0.0, 0.4, 0.2, 0.1, 0, 0]]), 25.0, look.face_model)
+    [frame] = rendered(look, motion)
+    [x0, y0, x1, y1] = (round(v) for v in look.others[0])
+    changed = frame != two_people()
+    assert not changed[y0:y1, x0:x1].any() and changed[:, :x0].mean() > 0.1
+    assert look.crop_box[0] + look.crop_box[2] > x0 + 10, "the crop reaches over the neighbour, else this says nothing"
+
+
+@pytest.mark.weights
+def test_the_largest_face_is_taken_without_a_choice():
+    look = encode_largest(two_people(), *models())
+    assert look.notes[0] == "The picture shows 2 faces; the largest is used." and len(look.others) == 1
+    alone = encode_largest(two_people()[:, :270], *models())
+    assert not any("face" in note and "found" in note for note in alone.notes) and alone.others == ()
+
+
+@pytest.mark.weights
+def test_transparency_moves_with_the_head():
+    """Everything right of the nose is transparent; the head moves to the right, and the border with it."""
+    picture = two_people()[:, :270]
+    middle = round(person(0)[0].landmarks[4, 0].item() * person(0)[0].crop_box[2] / 256 + person(0)[0].crop_box[0])
+    opacity = np.full(picture.shape[:2], 255, np.uint8)
+    opacity[:, middle:] = 0
+    look, _ = encode_chosen(picture, *models(), FaceChoice(), opacity=opacity)
+    moved = MotionClip(torch.zeros(2, 64), torch.zeros(2, 6), 25.0, look.face_model)
+    moved.pose[1, 3] = 0.15  # in inter-ocular distances
+    for paste in (True, False):
+        still, later = rendered(look, moved, "webm (VP9, transparent)", paste)
+        y = round(look.landmarks[4, 1].item() * (look.crop_box[2] / 256 if paste else 1) + paste * look.crop_box[1])
+        borders = [int((frame[y, :, 3] > 127).sum()) for frame in (still, later)]
+        unit = float(look.pose[5].exp()) * (look.crop_box[2] if paste else 256)
+        assert borders[1] - borders[0] == pytest.approx(0.15 * unit, abs=0.05 * unit), borders
+        if paste:
+            assert borders[0] == pytest.approx(middle, abs=1)
+            assert (later[:4, :, 3] == opacity[:4]).all(), "outside the crop nothing moves"
+    assert rendered(look, moved, "mp4", True)[0].shape[2] == 3, "a format without transparency gets none"
+    with pytest.raises(UserError, match="The transparency has 4 x 3 pixels, but the portrait 270 x 320"):
+        encode_chosen(picture, *models(), FaceChoice(), opacity=np.zeros((3, 4), np.uint8))
+    opaque, _ = encode_chosen(picture, *models(), FaceChoice(), opacity=np.full_like(opacity, 255))
+    assert opaque.opacity is None
 
 
 @pytest.mark.weights

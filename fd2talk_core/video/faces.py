@@ -214,26 +214,52 @@ def _distance(face: TrackedFace, other: TrackedFace) -> float:
 
 @dataclass
 class ChosenPortrait(Appearance):
-    """An Appearance that knows its own box and those of the picture's other faces, (x0, y0, x1, y1) in pixels."""
+    """An Appearance that knows its own box and those of the picture's other faces, (x0, y0, x1, y1) in pixels.
+
+    opacity: uint8 (H, W) of the picture, None when nothing of it is transparent.
+    """
 
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     others: tuple[tuple[float, float, float, float], ...] = ()
+    opacity: np.ndarray | None = None
 
 
 def encode_chosen(
-    picture: np.ndarray, tracker: FaceTracker, face_model: FaceModel, choice: FaceChoice, size: int = 256
+    picture: np.ndarray,
+    tracker: FaceTracker,
+    face_model: FaceModel,
+    choice: FaceChoice,
+    size: int = 256,
+    opacity: np.ndarray | None = None,
 ) -> tuple[ChosenPortrait, FaceChooser]:
     """`encode_portrait` of the face that is meant, and the chooser, which knows the other faces.
 
-    picture: uint8 RGB (H, W, 3). size: side of the crop, 256 or 512 px. The first of the portrait's notes says how
-    many faces were found and which was taken. Raises UserError when there is no usable face.
+    picture: uint8 RGB (H, W, 3). size: side of the crop, 256 or 512 px. opacity: uint8 (H, W) of the picture. The first
+    of the portrait's notes says how many faces were found and which was taken.
+
+    Raises UserError when there is no usable face, or the opacity belongs to another picture.
     """
+    if opacity is not None and opacity.shape != picture.shape[:2]:
+        raise UserError(
+            f"The transparency has {opacity.shape[1]} x {opacity.shape[0]} pixels, but the portrait "
+            f"{picture.shape[1]} x {picture.shape[0]}. Connect MASK of the node that loads the portrait, or nothing."
+        )
+    if opacity is not None and opacity.min() == 255:
+        opacity = None
     chooser = FaceChooser(tracker, choice)
     appearance = encode_portrait(picture, chooser, face_model, size=size)
     boxes = {id(face): (face.box.x0, face.box.y0, face.box.x1, face.box.y1) for face in chooser.faces}
     own = boxes.pop(id(chooser.taken))
     values = {field.name: getattr(appearance, field.name) for field in fields(Appearance)}
-    return ChosenPortrait(**values, box=own, others=tuple(boxes.values())), chooser
+    return ChosenPortrait(**values, box=own, others=tuple(boxes.values()), opacity=opacity), chooser
+
+
+def encode_largest(picture: np.ndarray, tracker: FaceTracker, face_model: FaceModel, size: int = 256) -> ChosenPortrait:
+    """`encode_chosen` of the largest face, for those who offer no choice: a note says so when there are others."""
+    appearance, chooser = encode_chosen(picture, tracker, face_model, FaceChoice(), size)
+    count = len(chooser.faces)
+    appearance.notes[:1] = [f"The picture shows {count} faces; the largest is used."] if count > 1 else []
+    return appearance
 
 
 def draw_landmarks(crop: torch.Tensor, landmarks: torch.Tensor) -> np.ndarray:

@@ -21,7 +21,8 @@ class VideoFormat:
 
     name: as users choose it. suffix: of the finished file; segment_suffix: of its parts. encoder, pix_fmt, options: of
     the picture; quality: options that depend on one of QUALITIES. sound: encoder of the audio. tag: code of the codec
-    in the file where players insist on one. beside: what is made in addition, "gif", "webp" or "png".
+    in the file where players insist on one. beside: what is made in addition, "gif", "webp" or "png". alpha: the
+    picture has a transparency.
 
     Options fix the number of encoder threads: it changes what encoders write, and a resumed render must not depend on
     the machine's cores.
@@ -37,6 +38,12 @@ class VideoFormat:
     options: dict[str, str] = field(default_factory=dict)
     tag: str = ""
     beside: str = ""
+    alpha: bool = False
+
+    @property
+    def keeps_alpha(self) -> bool:
+        """Whether the video, or what is made beside it, can be transparent."""
+        return self.alpha or self.beside == "png"
 
     def encoder_options(self, quality: str = "high") -> dict[str, str]:
         """What to give to PyAV's add_stream. Raises UserError for an unknown quality."""
@@ -67,6 +74,26 @@ def _h264(name: str, beside: str = "") -> VideoFormat:
     return VideoFormat(name, "libx264", _crf(16, 21, 27), options={"preset": "veryfast", "threads": "4"}, beside=beside)
 
 
+def _vp9(name: str, more: dict[str, str] | None = None, **changes) -> VideoFormat:
+    options = {"b": "0", "deadline": "good", "cpu-used": "4", "threads": "4", **(more or {})}
+    return VideoFormat(
+        name, "libvpx-vp9", _crf(22, 30, 40), suffix=".webm", sound="libopus", options=options, **changes
+    )  # fmt: skip
+
+
+def _prores(name: str, qualities: list[dict[str, str]], **changes) -> VideoFormat:
+    return VideoFormat(
+        name,
+        "prores_ks",
+        dict(zip(QUALITIES, qualities, strict=True)),
+        suffix=".mov",
+        segment_suffix=".mov",
+        sound="pcm_s16le",
+        options={"threads": "4", "vendor": "apl0"},
+        **changes,
+    )
+
+
 H264 = _h264("mp4")
 FORMATS: dict[str, VideoFormat] = {
     form.name: form
@@ -80,27 +107,19 @@ FORMATS: dict[str, VideoFormat] = {
             # Apple's players show H.265 under this code only.
             tag="hvc1",
         ),
-        VideoFormat(
-            "webm (VP9)",
-            "libvpx-vp9",
-            _crf(22, 30, 40),
-            suffix=".webm",
-            sound="libopus",
-            options={"b": "0", "deadline": "good", "cpu-used": "4", "threads": "4"},
-        ),
-        VideoFormat(
-            "mov (ProRes)",
-            "prores_ks",
-            {quality: {"profile": profile} for quality, profile in zip(QUALITIES, "321", strict=True)},
-            suffix=".mov",
-            segment_suffix=".mov",
-            pix_fmt="yuv422p10le",
-            sound="pcm_s16le",
-            options={"threads": "4", "vendor": "apl0"},
-        ),
+        _vp9("webm (VP9)"),
+        _prores("mov (ProRes)", [{"profile": profile} for profile in "321"], pix_fmt="yuv422p10le"),
         _h264("mp4 and gif", "gif"),
         _h264("mp4 and animated webp", "webp"),
         _h264("mp4 and png frames", "png"),
+        # Of this VP9 mp4 would drop the transparency, which is a picture of its own beside each frame.
+        _vp9("webm (VP9, transparent)", {"auto-alt-ref": "0"}, segment_suffix=".mkv", pix_fmt="yuva420p", alpha=True),
+        _prores(
+            "mov (ProRes 4444, transparent)",
+            [{"profile": "4", "bits_per_mb": bits} for bits in ("0", "1200", "600")],
+            pix_fmt="yuva444p10le",
+            alpha=True,
+        ),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Several people of one picture: each is pasted over the frames of the one before, on their own side."""
+"""Several people of one picture: who is animated stays on their own side, and leaves the others' faces alone."""
 
 from __future__ import annotations
 
@@ -49,14 +49,18 @@ def _middle(box: tuple[float, float, float, float]) -> tuple[np.ndarray, float]:
     return np.array([x0 + x1, y0 + y1]) / 2, max(x1 - x0, y1 - y0)
 
 
-class GroupCompositor(Compositor):
-    """A Compositor that pastes over what the frames already show, and leaves the other faces alone."""
+class SparingCompositor(Compositor):
+    """A Compositor that leaves the picture's other faces alone, to the bit."""
 
     def __init__(self, appearance: Appearance, device: torch.device | str = "cpu"):
         super().__init__(appearance, device)
         side = own_side(appearance)
         if side is not None:
             self.mask = self.mask * side.to(self.device)
+
+
+class GroupCompositor(SparingCompositor):
+    """A SparingCompositor that pastes over what the frames already show, such as a neighbour who speaks, too."""
 
     def _blend(self, picture: Tensor, crop: Tensor, top: int, bottom: int) -> None:
         rows, columns = slice(top + self.y0, bottom + self.y0), slice(self.left, self.right)

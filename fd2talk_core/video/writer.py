@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -44,6 +46,18 @@ def exact_rate(fps: Fraction | float) -> Fraction:
     return fps.limit_denominator(1001)
 
 
+def _move(source: Path, target: Path) -> None:
+    """Move a file or folder, also to another disk; the target appears only when it is whole."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy = target.with_name(f"{target.name}.copy")
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, copy)
+        os.replace(copy, target)
+
+
 @contextmanager
 def _write_errors(path: Path) -> Iterator[None]:
     try:
@@ -71,11 +85,24 @@ def unfinished(folder: str | Path, stem_start: str, suffix: str, key_start: str)
     return None
 
 
+def forget_abandoned(folder: str | Path, days: float) -> None:
+    """Remove interrupted renders in `folder` at which nobody worked for so many days."""
+    oldest = time.time() - days * 24 * 3600
+    for state_file in Path(folder).glob("*.partial/state.json"):
+        parts = state_file.parent
+        try:
+            newest = max(path.stat().st_mtime for path in (parts, *parts.iterdir()))
+        except OSError:  # somebody is at work on it
+            continue
+        if newest < oldest:
+            shutil.rmtree(parts, ignore_errors=True)
+
+
 class SegmentedWriter:
     """Writes frames in finished segments, then joins them with the sound.
 
-    Every `segment_frames` frames become one finished file in `<out>.partial/`, and are added, with their sound, to
-    `<out>.partial/so_far.mp4` (or .webm, .mov), which plays at any time, even after the program was killed. A render
+    Every `segment_frames` frames become one finished file in the folder `partial`, and are added, with their sound, to
+    `so_far.mp4` (or .webm, .mov) in it, which plays at any time, even after the program was killed. A render
     that was cancelled or crashed goes on after its last finished segment when it is started again with the same
     `settings_key`, fps, size and format, and gives the same frames as an uninterrupted one. Used as a context manager,
     an exception (a cancelled render too) brings so_far.mp4 to the last frame; `kept` is then its path.
@@ -90,6 +117,7 @@ class SegmentedWriter:
         form, quality: see `formats`. GIF, WebP and PNG are made beside the video, in its name.
         metadata: tags of the file beside the comment which says that the video is synthetic.
         audio, rate: the sound, as in `finish`, if it is known already.
+        partial: folder for the parts; None is `<out>.partial`. It may be on another disk.
 
     Raises UserError when the folder cannot be written or the disk is full.
     """
@@ -107,6 +135,7 @@ class SegmentedWriter:
         metadata: dict[str, str] | None = None,
         audio: np.ndarray | None = None,
         rate: int = 0,
+        partial: str | Path | None = None,
     ):
         self.out = Path(out)
         self.fps = exact_rate(fps)
@@ -120,7 +149,7 @@ class SegmentedWriter:
         self.metadata = {"comment": COMMENT, **(metadata or {})}
         self._options = form.encoder_options(quality)
         self._samples, self._rate = playable_audio(audio, rate, form.sound)
-        self.partial = self.out.with_name(self.out.name + ".partial")
+        self.partial = Path(partial) if partial else self.out.with_name(self.out.name + ".partial")
         self.so_far = self.partial / f"so_far{form.suffix}"
         self.kept: Path | None = None
         self._stream = self._container = self._growing = None
@@ -228,10 +257,13 @@ class SegmentedWriter:
             growing.close()
 
     def write(self, frames) -> None:
-        """Append frames: tensor or array (B, H, W, 3), uint8 or float in 0..1, RGB."""
+        """Append frames: tensor or array (B, H, W, 3 or 4), uint8 or float in 0..1, RGB or RGBA, not premultiplied.
+
+        Alpha is kept by formats that can (`keeps_alpha`), and dropped by the others.
+        """
         frames = np.asarray(frames.detach().cpu() if hasattr(frames, "detach") else frames)
-        if frames.shape[1:] != (self.height, self.width, 3):
-            raise ValueError(f"frames are {frames.shape}, expected (B, {self.height}, {self.width}, 3)")
+        if frames.shape[1:3] != (self.height, self.width) or frames.shape[3:] not in ((3,), (4,)):
+            raise ValueError(f"frames are {frames.shape}, expected (B, {self.height}, {self.width}, 3 or 4)")
         with _write_errors(self.out):
             for picture in frames:
                 if picture.dtype != np.uint8:
@@ -245,7 +277,10 @@ class SegmentedWriter:
             self._write_still(picture)
         if self.width % 2 or self.height % 2:
             picture = np.pad(picture, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        if not self.form.alpha:
+            picture = picture[..., :3]
+        kind = "rgba" if picture.shape[2] == 4 else "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=kind)
         frame = frame.reformat(format=self.form.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
         frame.pts = self.frames_written % self.segment_frames
         frame.time_base = 1 / self.fps
@@ -304,8 +339,9 @@ class SegmentedWriter:
             self._stop_growing()
             final = self.partial / f"final{self.form.suffix}"
             self._join(final, samples, rate)
+            self.out.parent.mkdir(parents=True, exist_ok=True)
             self._finish_beside(final, check)
-            os.replace(final, self.out)
+            _move(final, self.out)
         shutil.rmtree(self.partial, ignore_errors=True)
         return self.out
 
@@ -320,7 +356,7 @@ class SegmentedWriter:
         if self.form.beside == "png":
             if self.beside.is_dir():
                 shutil.rmtree(self.beside)
-            os.replace(self._stills, self.beside)
+            _move(self._stills, self.beside)
         elif self.form.beside:
             if self.duration > MAX_ANIMATION_SECONDS:
                 raise UserError(
@@ -332,10 +368,10 @@ class SegmentedWriter:
                 write_gif(video, made, self.fps, size, self.quality, self.metadata["comment"], check)
             else:
                 write_webp(video, made, self.fps, size, self.quality, self.metadata, check)
-            os.replace(made, self.beside)
+            _move(made, self.beside)
 
     def keep_playable(self, audio: np.ndarray | None = None, rate: int = 0) -> Path | None:
-        """Bring `<out>.partial/so_far.mp4`, which plays, to the last frame; None when there is nothing.
+        """Bring so_far.mp4, which plays, to the last frame; None when there is nothing.
 
         The finished segments stay, so the render can still be resumed by a new writer. audio, rate: as in `finish`,
         cut here to the frames' length.
