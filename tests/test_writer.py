@@ -11,6 +11,7 @@ from PIL import Image
 
 from fd2talk_core.audio.loading import frame_count
 from fd2talk_core.errors import UserError
+from fd2talk_core.video.muxing import playable_audio
 from fd2talk_core.video.reading import iter_frames
 from fd2talk_core.video.writer import COMMENT, SegmentedWriter, contact_sheet, exact_rate
 
@@ -160,6 +161,13 @@ def test_unusual_audio(tmp_path):
         writer = SegmentedWriter(tmp_path / f"{rate}.mp4", 25, SIZE, "k")
         writer.write(make_frames(10))
         assert lengths(writer.finish(make_audio(0.4, rate, channels), rate))[1] == pytest.approx(0.4, abs=1e-3)
+    loud = make_audio(0.4) * 5
+    assert np.shares_memory(playable_audio(loud, 16000)[0], loud), "hours of sound are not copied"
+    writer = SegmentedWriter(tmp_path / "loud.mp4", 25, SIZE, "k")
+    writer.write(make_frames(10))
+    with av.open(str(writer.finish(loud, 16000))) as file:
+        heard = np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], 1)
+    assert 0.9 < np.abs(heard).max() < 1.6, "it is cut off at full scale; AAC itself goes a little above"
     writer = SegmentedWriter(tmp_path / "nan.mp4", 25, SIZE, "k")
     writer.write(make_frames(10))
     with pytest.raises(UserError, match="NaN"):

@@ -28,14 +28,15 @@ def segment_packets(path: Path, fps: Fraction, start: int) -> Iterator[tuple[av.
 
 
 def playable_audio(audio: np.ndarray | None, rate: int, encoder: str = "aac") -> tuple[np.ndarray | None, int]:
-    """Bring audio to what encoders take: one or two channels, float32 -1..1, a sample rate that they know.
+    """Bring audio to what encoders take: one or two channels of float32, a sample rate that they know.
 
-    audio: (C, N) or (N,); more than two channels are mixed to one. Raises UserError for NaN and infinity.
+    audio: (C, N) or (N,); more than two channels are mixed to one. What needs no change is not copied: hours of sound
+    take gigabytes. Raises UserError for NaN and infinity.
     """
     if audio is None:
         return None, rate
     samples = np.atleast_2d(np.asarray(audio, dtype=np.float32))
-    if not np.isfinite(samples).all():
+    if not np.isfinite(samples.sum(dtype=np.float64)):
         raise UserError("The audio contains values that are not numbers (NaN or infinity). Export it again.")
     if samples.shape[0] > 2:
         samples = samples.mean(axis=0, keepdims=True)
@@ -43,7 +44,7 @@ def playable_audio(audio: np.ndarray | None, rate: int, encoder: str = "aac") ->
     if rate not in rates:
         target = next((known for known in reversed(rates) if known >= rate), rates[0])
         samples, rate = librosa.resample(samples, orig_sr=rate, target_sr=target), target
-    return np.clip(samples, -1, 1), rate
+    return samples, rate
 
 
 class AudioTrack:
@@ -59,7 +60,7 @@ class AudioTrack:
 
     def mux_until(self, seconds: float) -> None:
         while self._position < min(self._samples.shape[1], seconds * self._rate):
-            chunk = np.ascontiguousarray(self._samples[:, self._position : self._position + AUDIO_CHUNK])
+            chunk = np.clip(self._samples[:, self._position : self._position + AUDIO_CHUNK], -1, 1)
             frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout=self._layout)
             frame.sample_rate, frame.pts = self._rate, self._position
             frame.time_base = Fraction(1, self._rate)
