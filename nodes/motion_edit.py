@@ -218,8 +218,8 @@ class EditMotion(io.ComfyNode):
                     "motion", tooltip="The changed motion, at the same frame rate, and as long unless speed is set."
                 )
             ],
-            # The editor can run this node and what it needs alone, without any frames being made.
-            is_output_node=True,
+            # No output node: see with_editors_as_outputs. Its editor's data comes again when nothing has to run.
+            has_intermediate_output=True,
         )
 
     @classmethod

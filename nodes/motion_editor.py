@@ -51,6 +51,21 @@ async def editor_face(request: web.Request) -> web.Response:
         return web.Response(status=500, text=str(error))
 
 
+def with_editors_as_outputs(request: dict) -> dict:
+    """Let a partial run end at an Edit Motion, which its editor's Update asks for.
+
+    ComfyUI runs output nodes and what they need. Edit Motion is none, or one that lies unconnected on the canvas would
+    be an error of every run. request: what the page posted to /prompt; changed only where it names such a node.
+    """
+    prompt, targets = request.get("prompt"), request.get("partial_execution_targets") or []
+    for index, target in enumerate(targets):
+        if prompt.get(target, {}).get("class_type") == "FD2TalkEditMotion":
+            targets[index] = f"{target}.end"
+            prompt[targets[index]] = {"class_type": "PreviewAny", "inputs": {"source": [target, 0]}}
+    return request
+
+
 def add_routes(server) -> None:
     """server: ComfyUI's PromptServer."""
     server.routes.get("/fd2talk/editor_face")(editor_face)
+    server.add_on_prompt_handler(with_editors_as_outputs)

@@ -159,6 +159,12 @@ def test_keys_play_move_and_delete(comfy):
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Shift+ArrowUp")
     assert comfy.tracks()["smile_left"][0] == [0.24, 0.11]
+    for kind in ("smooth", "linear", "hold"):
+        page.keyboard.press("i")
+        assert comfy.tracks()["smile_left"][0] == [0.24, 0.11, kind]
+    page.get_by_label("After this key").select_option("")
+    assert comfy.tracks()["smile_left"][0] == [0.24, 0.11]
+    page.locator(".fd2e-surface").focus()
     page.keyboard.press("Delete")
     page.keyboard.press("PageDown")
     page.keyboard.press("Enter")

@@ -193,6 +193,23 @@ def test_an_untouched_edit_changes_nothing(clips):
     assert torch.equal(clip.expression, plain.expression) and torch.equal(clip.pose, plain.pose)
 
 
+def test_an_edit_that_leads_nowhere_is_neither_run_nor_an_error(clips):
+    lone, unused = defaults(clips, "FD2TalkEditMotion"), defaults(clips, "FD2TalkEditMotion", motion=["1", 0])
+    prompt = {"1": load("talk.safetensors"), "2": save(["1", 0], "beside"), "3": lone, "4": unused}
+    answer = clips.post("/prompt", {"prompt": prompt})
+    assert not answer["node_errors"]
+    entry = clips.wait(answer["prompt_id"])
+    assert entry["status"]["status_str"] == "success" and set(entry["outputs"]) == {"2"}
+
+
+def test_the_editors_update_runs_an_edit_and_nothing_behind_it(clips):
+    node = defaults(clips, "FD2TalkEditMotion", motion=["1", 0], brow_furrow=0.3)
+    prompt = {"1": load("talk.safetensors"), "2": node, "3": save(["2", 0], "behind")}
+    entry = clips.wait(clips.post("/prompt", {"prompt": prompt, "partial_execution_targets": ["2"]})["prompt_id"])
+    assert entry["status"]["status_str"] == "success" and entry["outputs"]["2"]["fd2talk_editor"]
+    assert not list((clips.base / "output/motion").glob("behind*"))
+
+
 def test_head_limits_mirror_and_speed(clips):
     node = defaults(clips, "FD2TalkEditMotion", motion=["1", 0], pose_limit=5, mirror=True, speed=2)
     clip = result_of(clips, {"1": load("turned.safetensors"), "2": node}, "2", "limited")

@@ -363,12 +363,13 @@ class MotionEditor {
   async queue(alone = false) {
     this.problem = "";
     this.busy = "Running…";
+    this.accepted = false;
     this.refresh();
     this.timeline.surface.focus();
     if (alone) await app.queuePrompt(0, 1, [nodes.executionId(this.node)]);
     else await app.extensionManager.command.execute("Comfy.QueuePrompt");
-    const refused = Object.keys(app.lastNodeErrors ?? {}).length > 0;
-    if (refused) this.finished("ComfyUI refused the workflow. Close the editor to see which node has an error.");
+    // Also a workflow that leads to no output, for which ComfyUI marks no node.
+    if (!this.accepted) this.finished("ComfyUI refused the workflow. Close the editor to see what is wrong.");
   }
 
   finished(problem = "") {
@@ -382,6 +383,7 @@ class MotionEditor {
       api.addEventListener(name, action);
       this.listeners.push([name, action]);
     };
+    on("promptQueued", () => (this.accepted = true));
     on("execution_start", () => {
       this.busy = "Running…";
       this.refresh();
