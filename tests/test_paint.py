@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from fd2talk_core.face.landmarks import LIPS_OUTER
 from fd2talk_core.face.model import FaceModel
-from fd2talk_core.face.paint import OpeningPainter, mouth_light
+from fd2talk_core.face.paint import OpeningPainter, lip_places, mouth_light
 
 SIZE = 128
 
@@ -77,9 +78,9 @@ def test_teeth_move_with_the_head(face, rest):
 def test_light_in_a_mouth_follows_its_tilt(face, rest):
     points = face.project(face.vertices(rest[0], face.controls["jaw_open"]), rest[2], 1.0)[..., :2].numpy()
     turned = 1 - points  # upside down
-    x, y = np.meshgrid(np.linspace(0.42, 0.58, 9), np.linspace(0.55, 0.75, 15))
-    straight = mouth_light(points, 0.3, x, y)
-    assert np.allclose(mouth_light(turned, 0.3, 1 - x, 1 - y), straight)
+    places = np.stack(np.meshgrid(np.linspace(0.42, 0.58, 9), np.linspace(0.55, 0.75, 15)), -1)
+    straight = mouth_light(points, 0.3, places)
+    assert np.allclose(mouth_light(turned, 0.3, 1 - places), straight)
     assert straight.min() < 0.3 and straight.max() > 0.7
 
 
@@ -88,3 +89,28 @@ def test_closing_lids_draw_lashes_and_open_eyes_stay(face, rest):
     y, x = at(face, rest, shut, 159, 159)
     assert painted(face, rest, shut)[:, y, x].mean() < 0.6
     assert torch.allclose(painted(face, rest, rest[1]), torch.full((3, SIZE, SIZE), 0.7))
+
+
+def test_lips_that_close_cover_the_teeth(face, rest):
+    reference = face.controls["jaw_open"] * 0.6
+    points = face.landmarks(rest[0], reference, rest[2], SIZE)
+    portrait = torch.full((3, SIZE, SIZE), 0.4)
+    top, bottom, x = int(points[13, 1]) + 1, int(points[14, 1]), int(points[13, 0])
+    portrait[:, top:bottom, x - 12 : x + 12] = 1.0
+    painter = OpeningPainter(face, portrait, rest[0], reference, rest[2])
+    squeezed = torch.full((1, 3, SIZE, SIZE), 0.4)
+    shut = face.control_vector({"lip_press": 1.0})
+    y, _ = at(face, rest, shut, 13, 14)
+    squeezed[:, :, y - 4 : y + 4, x - 12 : x + 12] = 1.0  # what a smooth flow leaves between closed lips
+    seen = painter(squeezed, shut[None], rest[2][None])[0]
+    assert seen[:, y - 1 : y + 2, x].max() < 0.65
+
+
+def test_places_on_unmoved_lips_are_their_own(face, rest):
+    points = face.project(face.vertices(rest[0], face.controls["jaw_open"] * 0.3), rest[2], 1.0)[..., :2].numpy()
+    low, high = points[list(LIPS_OUTER)].min(0), points[list(LIPS_OUTER)].max(0)
+    places = np.stack(np.meshgrid(*(np.linspace(a, b, 30) for a, b in zip(low, high, strict=True))), -1)
+    found, on_lips = lip_places(points, points, places)
+    assert 0.3 < on_lips.mean() < 0.8
+    assert np.abs(found - places)[on_lips].max() < 0.1 * (high - low).max()
+    assert np.abs(found - places)[on_lips].mean() < 0.01 * (high - low).max()

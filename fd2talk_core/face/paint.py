@@ -34,6 +34,10 @@ CORNER, CORNER_POWER = 0.72, 3  # where the second column holds, as a share of h
 LIGHT_SLOPE, LIGHT_OFFSET = (0.73, 1.08, 1.08), (0.15, -0.065, -0.065)
 INNER_UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
 INNER_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
+OUTER_UPPER = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
+OUTER_LOWER = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
+# Openings between which a mouth that closes stops showing the teeth of its reference.
+TEETH_HIDDEN, TEETH_SEEN = 0.03, 0.08
 LASH_DARKNESS = 0.35
 # From this opening on what the reference shows between its lips is taken fully, below only in part.
 OPEN_REFERENCE = 0.08
@@ -70,31 +74,94 @@ def _colour_at(picture: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(soft, (points * 2 - 1)[None, None], align_corners=False)[0, :, 0].mean(1)
 
 
-def mouth_light(points: np.ndarray, opening: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How light it is at places inside a mouth, over its lips.
+def _box(mask: np.ndarray) -> tuple[slice, slice] | None:
+    """Rows and columns of what is not zero, a pixel wider; None if there is nothing."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if len(rows) == 0:
+        return None
+    return tuple(slice(max(line[0] - 1, 0), line[-1] + 2) for line in (rows, columns))
 
-    points: (478, 2) of the face. opening: of the mouth in inter-ocular distances. x, y: (h, w), in the points' unit.
+
+def _centres(box: tuple[slice, slice], size: int) -> np.ndarray:
+    """Places (h, w, 2) as x, y of a box's pixels, in shares of the picture."""
+    y, x = (np.arange(part.start, min(part.stop, size)) + 0.5 for part in box)
+    return np.stack(np.meshgrid(x, y), -1) / size
+
+
+def _sampled(picture: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """A picture (C, S, S) at places (h, w, 2) in shares -> (C, h, w)."""
+    grid = places[None] * 2 - 1
+    return F.grid_sample(picture[None], grid, padding_mode="border", align_corners=False)[0]
+
+
+def _put(picture: torch.Tensor, part: torch.Tensor, mask: np.ndarray, box: tuple[slice, slice]) -> torch.Tensor:
+    """A picture (3, S, S) with `part` (3, h, w) in a box of it, as far as the mask (S, S), softened, says."""
+    soft = F.avg_pool2d(torch.from_numpy(mask)[None], 3, 1, 1)[:, box[0], box[1]].to(picture)
+    picture = picture.clone()
+    picture[:, box[0], box[1]] = torch.lerp(picture[:, box[0], box[1]], part.to(picture), soft)
+    return picture
+
+
+class _MouthAxes:
+    """Places along a mouth, from its left corner in the picture, and across it, downwards; of one face's points."""
+
+    def __init__(self, points: np.ndarray):
+        self.points, self.corner = points, points[INNER_UPPER[0]]
+        along = points[INNER_UPPER[-1]] - self.corner
+        self.width = max(float(np.hypot(*along)), 1e-6)
+        self.along = along / self.width
+        self.across = np.array([-self.along[1], self.along[0]])
+
+    def __call__(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return (places - self.corner) @ self.along, (places - self.corner) @ self.across
+
+    def edge(self, contour: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """The same of a contour from corner to corner, made to go forward only."""
+        place, depth = self(self.points[list(contour)])
+        return np.maximum.accumulate(place), depth
+
+
+def mouth_light(points: np.ndarray, opening: float, places: np.ndarray) -> np.ndarray:
+    """How light it is at places (h, w, 2) inside a mouth, over its lips.
+
+    points: (478, 2) of the face, in the same unit. opening: of the mouth in inter-ocular distances.
     """
-    corner, along = points[INNER_UPPER[0]], points[INNER_UPPER[-1]] - points[INNER_UPPER[0]]
-    width = max(float(np.hypot(*along)), 1e-6)
-    along = along / width
-    across = np.array([-along[1], along[0]])
-
-    def axes(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return (places - corner) @ along, (places - corner) @ across
-
-    place, depth = axes(np.stack([x, y], -1))
-    upper, lower = (
-        np.interp(place, np.maximum.accumulate(edge[0]), edge[1])
-        for edge in (axes(points[list(contour)]) for contour in (INNER_UPPER, INNER_LOWER))
-    )
+    axes = _MouthAxes(points)
+    place, depth = axes(places)
+    upper, lower = (np.interp(place, *axes.edge(contour)) for contour in (INNER_UPPER, INNER_LOWER))
     down = ((depth - upper) / np.maximum(lower - upper, 1e-6)).clip(0, 1)
     knots = np.array([[np.interp(opening, MOUTH_OPENINGS, row) for row in column]
                       for column in np.array(MOUTH_LIGHT).transpose(2, 1, 0)])  # fmt: skip
     line = np.linspace(0, 1, knots.shape[1])
     middle, corners = (np.interp(down, line, column) for column in knots)
-    side = (np.abs(2 * place / width - 1) / CORNER).clip(0, 1) ** CORNER_POWER
+    side = (np.abs(2 * place / axes.width - 1) / CORNER).clip(0, 1) ** CORNER_POWER
     return middle + side * (corners - middle)
+
+
+def lip_places(points: np.ndarray, source: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where places (h, w, 2) on the lips of a face with `points` (478, 2) lie when its points are at `source`.
+
+    Each lip is a strip between its outer and its inner contour, so nothing of what is between the lips gets onto them,
+    as it does in a smooth flow. Returns places (h, w, 2), of those beside the lips the nearest ones', and which are on
+    a lip (h, w).
+    """
+    axes = _MouthAxes(points)
+    place, depth = axes(places)
+    numbers = np.arange(len(OUTER_UPPER))
+    lips = []
+    for contours in ((OUTER_UPPER, INNER_UPPER), (OUTER_LOWER, INNER_LOWER)):
+        outer, inner = (axes.edge(contour) for contour in contours)
+        outside, inside = (np.interp(place, *edge) for edge in (outer, inner))
+        thick = inside - outside
+        share = (depth - outside) / np.where(np.abs(thick) < 1e-6, 1e-6, thick)
+        number = np.interp(place, (outer[0] + inner[0]) / 2, numbers)
+        ends = [np.stack([np.interp(number, numbers, source[list(contour)][:, axis]) for axis in (0, 1)], -1)
+                for contour in contours]  # fmt: skip
+        own = (share >= 0) & (share <= 1) & (place >= outer[0][0]) & (place <= outer[0][-1])
+        lips.append((ends[0] + share.clip(0, 1)[..., None] * (ends[1] - ends[0]), own, inside))
+    upper, lower = lips
+    above = depth <= (upper[2] + lower[2]) / 2
+    return np.where(above[..., None], upper[0], lower[0]), np.where(above, upper[1], lower[1])
 
 
 class OpeningPainter:
@@ -111,8 +178,9 @@ class OpeningPainter:
         self.lips = _colour_at(crop, points[list(LIPS_OUTER)])
         self.lids = [_colour_at(crop, points[list(skin)]) for skin in LID_SKIN]
         self.mouth, self.mouth_places = rest[list(LIPS_OUTER)], points[list(LIPS_OUTER)]
+        self.points = points.numpy()
         size = crop.shape[-1]
-        inside = torch.from_numpy(_polygons(points.numpy(), (LIPS_INNER,), size))
+        inside = torch.from_numpy(_polygons(self.points, (LIPS_INNER,), size))
         rim = round(LOWER_RIM * size)
         inside = torch.minimum(inside, F.pad(inside, (0, 0, 0, rim))[rim:])
         self.between_lips = torch.cat([crop, F.avg_pool2d(inside[None], 3, 1, 1)])  # (4, S, S)
@@ -127,7 +195,9 @@ class OpeningPainter:
         slack = max(0.015 - self.mouth_rest, 0.0) + SLACK * shown
         change = opening - self.mouth_rest
         parting = ((change - slack) / PARTING).clamp(0, 1)
-        mouth = torch.maximum(parting, shown * ((-change - slack) / PARTING).clamp(0, 1))
+        closing = shown * ((-change - slack) / PARTING).clamp(0, 1)
+        hidden = closing * (1 - ((opening - TEETH_HIDDEN) / (TEETH_SEEN - TEETH_HIDDEN)).clamp(0, 1))
+        mouth = torch.maximum(parting, closing)
         back = self._back(pose)
         shut = (1 - eye_opening(shapes) / max(self.eye_rest, 1e-3)).clamp(0, 1)
         points = self.model.project(shapes, pose, 1.0)[..., :2].numpy()
@@ -137,11 +207,12 @@ class OpeningPainter:
         wide = self.model.landmarks(self.alpha.expand(len(beta), -1), open_beta, pose, 1.0)[..., :2].numpy()
         for index in range(len(beta)):
             picture = warped[index]
+            if closing[index] > 0:
+                picture = self._close(picture, points[index], float(closing[index]))
             if mouth[index] > 0:
                 mask = _polygons(points[index], (LIPS_INNER,), size) * float(mouth[index])
-                picture = self._open(
-                    picture, mask, points[index], back[index], float(opening[index]), float(parting[index])
-                )
+                beyond = float(parting[index]), float(hidden[index])
+                picture = self._open(picture, mask, points[index], back[index], float(opening[index]), beyond)
             if shut[index] > SHUT_FROM:
                 for contour, line, colour in zip((EYE_RIGHT, EYE_LEFT), UPPER_LIDS, self.lids, strict=True):
                     # Nearly shut, the last gap between the lids is covered too; the lashes mark it.
@@ -165,28 +236,33 @@ class OpeningPainter:
 
     def _open(
         self, picture: torch.Tensor, mask: np.ndarray, points: np.ndarray, back: torch.Tensor, opening: float,
-        parting: float,
+        guessed: tuple[float, float],
     ) -> torch.Tensor:  # fmt: skip
-        """Show what is between the lips where the mask (S, S) says: teeth of the reference, beyond them a guess."""
-        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-        if len(rows) == 0:
+        """Show what is between the lips where the mask (S, S) says: teeth of the reference, or a guess.
+
+        guessed: how much of a guess there is where the reference shows nothing, and where it does.
+        """
+        box = _box(mask)
+        if box is None:
             return picture
-        size = len(mask)
-        top, bottom, left, right = max(rows[0] - 1, 0), rows[-1] + 2, max(columns[0] - 1, 0), columns[-1] + 2
-        y, x = (np.arange(low, min(high, size)) + 0.5 for low, high in ((top, bottom), (left, right)))
-        x, y = (part / size for part in np.meshgrid(x, y))
-        light = torch.from_numpy(mouth_light(points, opening, x, y)).float()[..., None]
+        places = _centres(box, len(mask))
+        light = torch.from_numpy(mouth_light(points, opening, places)).float()[..., None]
         guess = (light * torch.tensor(LIGHT_SLOPE) + torch.tensor(LIGHT_OFFSET)) * self.lips
-        places = torch.from_numpy(np.stack([x, y, np.ones_like(x)], -1)).float()
-        grid = places @ back * 2 - 1
-        found = F.grid_sample(self.between_lips[None], grid[None], padding_mode="border", align_corners=False)[0]
-        beyond = (1 - found[3:]) * parting
-        shown = found[:3] + beyond * (guess.clamp(0, 1).permute(2, 0, 1) - found[:3])
-        soft = F.avg_pool2d(torch.from_numpy(mask)[None], 3, 1, 1)[:, top:bottom, left:right].to(picture)
-        picture = picture.clone()
-        part = picture[:, top:bottom, left:right]
-        picture[:, top:bottom, left:right] = part + soft * (shown.to(picture) - part)
-        return picture
+        there = torch.from_numpy(np.concatenate([places, np.ones_like(places[..., :1])], -1)).float() @ back
+        found = _sampled(self.between_lips, there)
+        guessed = torch.lerp(torch.full_like(found[3:], guessed[0]), torch.full_like(found[3:], guessed[1]), found[3:])
+        shown = torch.lerp(found[:3], guess.clamp(0, 1).permute(2, 0, 1), guessed)
+        return _put(picture, shown, mask, box)
+
+    def _close(self, picture: torch.Tensor, points: np.ndarray, strength: float) -> torch.Tensor:
+        """Lips that come together, without what was between them."""
+        mask = _polygons(points, (LIPS_OUTER,), picture.shape[-1])
+        box = _box(mask)
+        if box is None:
+            return picture
+        there, on_lips = lip_places(points, self.points, _centres(box, len(mask)))
+        mask[box] *= on_lips * strength
+        return _put(picture, _sampled(self.crop, torch.from_numpy(there).float()), mask, box)
 
     @staticmethod
     def _blend(picture: torch.Tensor, mask: np.ndarray, colour: torch.Tensor) -> torch.Tensor:
