@@ -55,7 +55,8 @@ def test_everything_a_user_needs_is_in_it(files):
     needed |= {f"fd2talk_core/weights/{part}.safetensors" for part in WEIGHTS}
     needed |= {"fd2talk_core/weights/README.md", "locales/en/nodeDefs.json", "locales/zh/nodeDefs.json"}
     needed |= {f"web/docs/{node}.md" for node in load(SNAPSHOT)}
-    needed |= {"assets/portrait.png", "assets/voice.wav", "assets/driving.mp4"}  # what the workflows are tried with
+    needed |= {"assets/portrait.png", "assets/portrait_stylised.png", "assets/portrait_cutout.png", "assets/voice.wav"}
+    needed |= {"assets/driving.mp4", "assets/two_people.jpg"}  # all of them what the workflows load
     for folder, suffix in (("nodes", "py"), ("fd2talk_core", "py"), ("web", "js"), ("workflows", "json")):
         tracked = [name for name in git("ls-files", "-z", folder) if name.endswith(suffix)]
         assert tracked
