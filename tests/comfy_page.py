@@ -38,7 +38,7 @@ WATCH = """() => {
     seen.timer = setInterval(() => app.graph.nodes.filter(node => node.progress).forEach(node => {
         const shares = (seen.progress[node.type] ??= []);
         if (shares.at(-1) !== node.progress) shares.push(node.progress);
-    }), 50);
+    }), 20);
     for (const type of ["execution_success", "execution_error", "execution_interrupted"])
         app.api.addEventListener(type, () => (seen.outcome ??= { type, at: Date.now() }), { once: true });
     window.fd2talkTest = seen;
@@ -106,7 +106,7 @@ class ComfyPage:
         """Shares, 0 to 1, that the page has shown of each node since `press_run`, by the nodes' types."""
         return self.page.evaluate("window.fd2talkTest.progress")
 
-    def wait_for_outcome(self, seconds: float = 600) -> dict:
+    def wait_for_outcome(self, seconds: float = 300) -> dict:
         """What ended the run that was started by `press_run`: {"type": "execution_success" or _error, _interrupted,
         "at": ms since 1970 when the page knew it}."""
         self.page.wait_for_function("window.fd2talkTest.outcome", timeout=1000 * seconds)
