@@ -1,6 +1,8 @@
 """Rendering into a file: what is killed goes on, formats, and lengths."""
 
+import errno
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,40 +26,45 @@ from fd2talk_core.render import even_lengths, whole_batch
 from fd2talk_core.video import writer as writing
 from fd2talk_core.video.formats import FORMATS, H264, QUALITIES, VideoFormat, find_format
 from fd2talk_core.video.reading import iter_frames
-from fd2talk_core.video.writer import COMMENT, SEGMENT_FRAMES, SegmentedWriter, unfinished
+from fd2talk_core.video.writer import COMMENT, SEGMENT_FRAMES, SegmentedWriter, forget_abandoned, unfinished
 
 ROOT = Path(__file__).parents[1]
 VIDEO_FORMATS = [form for form in FORMATS.values() if not form.beside]
 
 RENDER = """
-import functools
+import functools, time
 from fd2talk_core import pipeline
 pipeline.SegmentedWriter = functools.partial(pipeline.SegmentedWriter, segment_frames=8)
-pipeline.talk({portrait!r}, {voice!r}, {out!r}, steps=1, motion_steps=2)
+slowly = lambda *_: time.sleep(0.02)
+pipeline.talk({portrait!r}, {voice!r}, {out!r}, steps=1, motion_steps=2, progress=slowly)
 """
 
 
 @pytest.mark.weights
 def test_a_killed_render_plays_and_goes_on(tmp_path):
-    """SIGKILL in the middle, as a crash or a power failure would do; the resumed video has the very same frames."""
+    """SIGKILL at three random moments, as crashes or power failures would do; the video has the very same frames."""
     samples, rate = soundfile.read(ROOT / "assets/voice.wav")
     soundfile.write(tmp_path / "voice.wav", samples[: int(1.7 * rate)], rate)
     code = {"portrait": str(ROOT / "assets/portrait.png"), "voice": str(tmp_path / "voice.wav")}
     command = [sys.executable, "-c", RENDER.format(**code, out=str(tmp_path / "a.mp4"))]
     partial = tmp_path / "a.mp4.partial"
-    process = subprocess.Popen(command, cwd=ROOT)
-    end = time.monotonic() + 120
-    while not (partial / "segment_000002.mp4").is_file() and time.monotonic() < end and process.poll() is None:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "a.mp4").exists()
+    moments = random.Random(time.time_ns())
+    for segment in (0, moments.randint(1, 2), 3):
+        process = subprocess.Popen(command, cwd=ROOT)
+        end = time.monotonic() + 300
+        last = partial / f"segment_{segment:06d}.mp4"
+        while not last.is_file() and time.monotonic() < end and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 0.15))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert last.is_file() and not (tmp_path / "a.mp4").exists()
     with av.open(str(partial / "so_far.mp4")) as file:
         kept = {round(frame.time * 25): frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)}
     with av.open(str(partial / "so_far.mp4")) as file:
         heard = sum(frame.samples for frame in file.decode(audio=0)) / file.streams.audio[0].rate
-    # Half-second pieces reach the disk: of the 16 or 24 finished frames, 13 or so.
-    assert len(kept) >= 12 and heard >= len(kept) / 25 - 0.6
+    # Half-second pieces reach the disk: of the 32 or 40 finished frames, 25 or so.
+    assert len(kept) >= 24 and heard >= len(kept) / 25 - 0.6
 
     subprocess.run(command, cwd=ROOT, check=True)
     whole = [sys.executable, "-c", RENDER.format(**code, out=str(tmp_path / "whole.mp4"))]
@@ -158,6 +165,88 @@ def test_stills_are_exact_and_resume(tmp_path):
     assert [path.name for path in stills] == [f"{number:06d}.png" for number in range(1, 21)]
     assert all(np.array_equal(np.asarray(Image.open(path)), frame) for path, frame in zip(stills, frames, strict=True))
     assert Image.open(stills[3]).info["comment"] == COMMENT
+
+
+def transparent(path: Path) -> np.ndarray:
+    """Frames of a video with their alpha (T, H, W, 4); the usual decoder of VP9 would leave it out."""
+    with av.open(str(path)) as file:
+        if path.suffix != ".webm":
+            return np.stack([frame.to_ndarray(format="rgba") for frame in file.decode(video=0)])
+        decoder = av.CodecContext.create("libvpx-vp9", "r")
+        packets = [packet if packet.size else None for packet in file.demux(video=0)]
+        return np.stack([frame.to_ndarray(format="rgba") for packet in packets for frame in decoder.decode(packet)])
+
+
+@pytest.mark.parametrize("form", [form for form in FORMATS.values() if form.alpha], ids=lambda form: form.name)
+def test_transparent_formats_keep_alpha_and_resume(tmp_path, form):
+    frames = np.full((12, 48, 64, 4), 200, np.uint8)
+    frames[..., 3] = (np.arange(64) // 16 * 85)[None, None]
+    frames[..., 1] = 10 * np.arange(12)[:, None, None]
+    path = tmp_path / f"o{form.suffix}"
+    sound = {"audio": make_audio(0.48), "rate": 16000}
+    SegmentedWriter(path, 25, SIZE, "k", 5, form=form, **sound).write(frames[:7])
+    writer = SegmentedWriter(path, 25, SIZE, "k", 5, form=form, **sound)
+    assert writer.frames_done == 5
+    writer.write(frames[5:8] / np.float32(255))
+    writer.write(frames[8:])
+    stored = transparent(writer.finish()).astype(int)
+    assert stored.shape == frames.shape and np.abs(stored - frames).mean() < 2
+    assert (stored[:, :, 4:12, 3] < 8).all() and (stored[:, :, 54:62, 3] > 247).all()
+    opaque = tmp_path / f"opaque{form.suffix}"
+    writer = SegmentedWriter(opaque, 25, SIZE, "k", form=form)
+    writer.write(frames[:2, ..., :3])
+    assert (transparent(writer.finish())[..., 3] > 250).all()
+
+
+def test_alpha_goes_into_stills_and_not_into_other_videos(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (3, 48, 64, 4), dtype=np.uint8)
+    for name in ("mp4 and png frames", "webm (VP9)"):
+        writer = SegmentedWriter(tmp_path / f"o{FORMATS[name].suffix}", 25, SIZE, "k", form=FORMATS[name])
+        writer.write(frames)
+        with av.open(str(writer.finish())) as file:
+            assert file.streams.video[0].codec_context.pix_fmt == "yuv420p"
+            assert "alpha_mode" not in file.streams.video[0].metadata
+    stills = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "o").glob("*.png"))]
+    assert np.array_equal(np.stack(stills), frames)
+    with pytest.raises(ValueError, match="expected \\(B, 48, 64, 3 or 4"):
+        SegmentedWriter(tmp_path / "two.mp4", 25, SIZE, "k").write(frames[..., :2])
+
+
+@pytest.mark.parametrize("form", [H264, FORMATS["mp4 and png frames"]], ids=lambda form: form.name)
+def test_parts_may_lie_on_another_disk(tmp_path, monkeypatch, form):
+    replace = os.replace
+
+    def between_disks(source, target):
+        if Path(source).is_relative_to(tmp_path / "parts") != Path(target).is_relative_to(tmp_path / "parts"):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", between_disks)
+    frames = (make_frames(12) * 255).astype(np.uint8)
+    arguments = {"form": form, "partial": tmp_path / "parts/o.mp4.partial"}
+    SegmentedWriter(tmp_path / "temp/o.mp4", 25, SIZE, "k", 5, **arguments).write(frames[:7])
+    assert not (tmp_path / "temp").exists()
+    assert unfinished(tmp_path / "parts", "o", ".mp4", "k") == (tmp_path / "parts/o.mp4", "k")
+    writer = SegmentedWriter(tmp_path / "temp/o.mp4", 25, SIZE, "k", 5, **arguments)
+    assert writer.frames_done == 5
+    writer.write(frames[5:])
+    assert len(list(iter_frames(writer.finish(), None))) == 12 and not writer.partial.exists()
+    made = {path.name for path in (tmp_path / "temp").iterdir()}
+    assert made == ({"o.mp4", "o"} if form.beside else {"o.mp4"})
+
+
+def test_only_abandoned_renders_are_forgotten(tmp_path):
+    for name in ("old", "kept"):
+        SegmentedWriter(tmp_path / f"{name}.mp4", 25, SIZE, "k", 5).write(make_frames(7))
+    week_ago = time.time() - 7 * 24 * 3600
+    for path in (tmp_path / "old.mp4.partial", *(tmp_path / "old.mp4.partial").iterdir()):
+        os.utime(path, (week_ago, week_ago))
+    (tmp_path / "other.partial").mkdir()
+    forget_abandoned(tmp_path, 8)
+    assert (tmp_path / "old.mp4.partial").is_dir()
+    forget_abandoned(tmp_path, 6)
+    assert {path.name for path in tmp_path.iterdir()} == {"kept.mp4.partial", "other.partial"}
+    forget_abandoned(tmp_path / "nowhere", 6)
 
 
 @pytest.mark.parametrize("form", VIDEO_FORMATS, ids=lambda form: form.name)
