@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from comfy_server import LINKED, PACK, VOICE_SECONDS, ComfyServer, ExecutionFailed, api_prompt, in_comfyui, missing
 from PIL import Image
+from test_render import transparent
 
 from fd2talk_core.audio.loading import frame_count
 from fd2talk_core.video.formats import FORMATS, QUALITIES
@@ -119,10 +120,22 @@ def test_long_audio_workflow_saves_by_itself(server):
     assert abs(frames / rate - VOICE_SECONDS) <= 0.5 / rate + 1e-6
 
 
+def cut_out_prompt(server: ComfyServer, **changes) -> dict:
+    """As `render_prompt`, of a portrait whose uppermost 40 rows are transparent."""
+    portrait = Image.open(PACK / "assets/portrait.png").convert("RGBA")
+    portrait.paste(Image.new("RGBA", (portrait.width, 40), (0, 0, 0, 0)))
+    portrait.save(server.base / "input/cut_out.png")
+    prompt = render_prompt(server, **changes)
+    prompt["2"]["inputs"]["image"] = "cut_out.png"
+    prompt["3"]["inputs"]["transparency"] = ["2", 1]
+    return prompt
+
+
 @pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
 def test_every_format(server, form):
     prefix = "formats/" + form.name.replace(" ", "_")
-    server.run(render_prompt(server, format=form.name, filename_prefix=prefix))
+    build = cut_out_prompt if form.keeps_alpha else render_prompt
+    server.run(build(server, format=form.name, filename_prefix=prefix))
     video = server.base / f"output/{prefix}_00001_{form.suffix}"
     frames, rate, size, heard, comment = facts(str(video))
     assert frames == frame_count(HALF_SECONDS, FPS) and rate == pytest.approx(FPS, 0.01) and size == (512, 512)
@@ -134,9 +147,14 @@ def test_every_format(server, form):
         stills = sorted(video.with_suffix("").glob("*.png"))
         assert len(stills) == frames and Image.open(stills[1]).info["comment"] == COMMENT
         assert json.loads(Image.open(stills[0]).info["prompt"])
+        alpha = np.stack([np.asarray(Image.open(path))[..., 3] for path in stills])
     elif form.beside:
         picture = Image.open(video.with_suffix(f".{form.beside}"))
         assert picture.n_frames == frames and picture.size == (512, 512)
+    if form.alpha:
+        alpha = transparent(video)[..., 3]
+    if form.keeps_alpha:
+        assert (alpha[:, :30, :100] < 8).all() and (alpha[:, 60:] > 247).all()
     assert not video.with_name(video.name + ".partial").exists()
 
 
@@ -154,6 +172,11 @@ def test_motion_longer_than_the_sound_is_not_cut(server):
     server.run(prompt)
     frames, rate, _, heard, _ = facts(str(server.base / "output/longer_00001_.mp4"))
     assert frames == frame_count(VOICE_SECONDS, FPS) and heard >= frames / rate - 0.5 / rate
+
+
+def test_transparent_formats_need_transparency(server):
+    with pytest.raises(ExecutionFailed, match="is for portraits with transparency.*Connect MASK of Load Image"):
+        server.run(render_prompt(server, format="webm (VP9, transparent)", filename_prefix="opaque"))
 
 
 def test_a_long_gif_is_refused_before_rendering(server):
@@ -237,6 +260,61 @@ def test_combining_in_other_formats(server, form, codecs):
     assert comment == COMMENT
     with av.open(io.BytesIO(content)) as file:
         assert {stream.codec_context.name.removeprefix("lib") for stream in file.streams} == codecs
+
+
+# Talking Head is cancelled after eight frames, ComfyUI is restarted, which empties the temp folder, and it goes on.
+RESTART = """
+import functools, importlib, os, shutil, numpy as np, soundfile, torch
+import comfy.model_management as mm
+import folder_paths
+from PIL import Image
+root = {folder!r}
+folder_paths.set_output_directory(root + "/output")
+folder_paths.set_temp_directory(root + "/temp")
+folder_paths.set_user_directory(root + "/user")
+node = nodes.NODE_CLASS_MAPPINGS["FD2TalkTalkingHead"]
+core = node.__module__.rsplit(".", 2)[0] + ".fd2talk_core."
+writing = importlib.import_module(core + "video.writer")
+iter_frames = importlib.import_module(core + "video.reading").iter_frames
+writing.SegmentedWriter = functools.partial(writing.SegmentedWriter, segment_frames=4)
+sound, rate = soundfile.read({pack!r} + "/assets/voice.wav", dtype="float32")
+audio = dict(waveform=torch.from_numpy(sound[: int(1.2 * rate)].copy())[None, None], sample_rate=rate)
+image = torch.from_numpy(np.array(Image.open({pack!r} + "/assets/portrait.png").convert("RGB"))).float()[None] / 255
+motion_model, frame_model = nodes.NODE_CLASS_MAPPINGS["FD2TalkLoadModels"].execute("default (shipped)", "fp32").args
+calls, left = [], []
+def files():
+    return sorted(os.path.relpath(os.path.join(path, name), root) for path, _, names in os.walk(root) for name in names)
+def talk():
+    calls.append([])
+    with torch.inference_mode():
+        video, = node.PREPARE_CLASS_CLONE(None).execute(
+            image, audio, 0, "256", 1.0, 1.0, 1, 10.0, motion_model, frame_model
+        ).args
+    left.append(files())
+    return np.stack(list(iter_frames(video.get_stream_source(), None))).astype(int)
+def cancel(module, inputs):
+    if len(calls[-1]) == 1 and len(calls) == 1:
+        raise mm.InterruptProcessingException()
+    calls[-1].append(len(inputs[0]))
+frame_model.patcher.model.unet.register_forward_pre_hook(cancel)
+try:
+    talk()
+except mm.InterruptProcessingException:
+    left.append(files())
+shutil.rmtree(root + "/temp", ignore_errors=True)
+resumed = talk()
+anew = talk()
+result = dict(calls=calls, left=left, shape=resumed.shape, same=bool((resumed == anew).all()))
+"""
+
+
+def test_one_node_goes_on_after_a_restart(tmp_path):
+    result = in_comfyui(RESTART, folder=str(tmp_path))
+    assert result["calls"] == [[8], [4], [8, 4]] and result["shape"][0] == 12 and result["same"]
+    cancelled, resumed, _ = result["left"]
+    assert {Path(path).name for path in cancelled} >= {"segment_000001.mp4", "so_far.mp4", "state.json"}
+    assert all(Path(path).parts[:3] == ("user", "__fd2talk", "unfinished") for path in cancelled)
+    assert [Path(path).parent.name for path in resumed] == ["temp"], "nothing is left over when it is done"
 
 
 # Graphics memory that is full or nearly so, another VAE, and --disable-metadata, on a render of ten frames.
