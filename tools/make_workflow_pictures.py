@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -19,13 +18,13 @@ from itertools import combinations
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 PACK = Path(__file__).parents[1]
 sys.path.insert(0, str(PACK / "tests"))
+from comfy_page import READY, chromium  # noqa: E402
 from comfy_server import ComfyServer  # noqa: E402
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 QUIET = {
     "Comfy.TutorialCompleted": True,
     "Comfy.VueNodes.Enabled": False,
@@ -50,7 +49,7 @@ def opened(browser, server: ComfyServer) -> Page:
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.set_default_timeout(120_000)
     page.goto(server.url)
-    page.wait_for_function("window.app && app.extensionManager && app.vueAppReady")
+    page.wait_for_function(READY)
     page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
     return page
 
@@ -102,13 +101,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="look for overlapping nodes only")
     parser.add_argument("--to", type=Path, default=PACK / "workflows", help="folder of the pictures")
     arguments = parser.parse_args()
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     found = []
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         server = ComfyServer(Path(folder) / "comfy")
         try:
             server.post("/settings", QUIET)
-            browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
             page = opened(browser, server)
             for path in sorted((PACK / "workflows").glob("*.json")):
                 if arguments.names and path.stem not in arguments.names:
