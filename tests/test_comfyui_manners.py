@@ -278,6 +278,22 @@ result = dict(silent=silent, sound_needed=sound_needed, shapes=shapes, shows=sho
 """
 
 
+# Memory after each of five runs of the nodes that hold most.
+RUNS = """
+import gc
+motion_model, frame_model = call("FD2TalkLoadModels", dtype="fp32").args
+models = dict(motion_model=motion_model, frame_model=frame_model)
+portrait, audio, after = picture("portrait.png"), samples(0.4), []
+for seed in range(5):
+    more = dict(audio=audio, fps=5.0, seed=seed, steps=1, **models)
+    call("FD2TalkTalkingHead", image=portrait, **more)
+    call("FD2TalkDubVideo", images=portrait.expand(2, -1, -1, -1), **more)
+    gc.collect()
+    with open("/proc/self/status") as file:
+        after.append([int(line.split()[1]) for line in file if line.startswith("VmRSS")][0])
+result = dict(after=after)
+"""
+
 # Peak memory while frames are checked that take none themselves.
 READING = """
 rgb = sys.modules[NODES["FD2TalkDubVideo"].__module__.rsplit(".", 1)[0] + ".common"].rgb
@@ -341,6 +357,11 @@ def test_the_same_inputs_give_the_same_results(quiet):
 def test_cancelling_stops_within_a_frame(tmp_path):
     late = in_comfyui(CANCEL, root=str(tmp_path))
     assert {name: reports for name, reports in late.items() if reports not in (0, 1)} == {}
+
+
+def test_memory_does_not_grow_with_runs(tmp_path):
+    after = in_comfyui(RUNS, root=str(tmp_path))["after"]
+    assert after[-1] == pytest.approx(after[0], rel=0.05), after
 
 
 def test_a_long_video_is_checked_in_constant_memory(tmp_path):
