@@ -161,6 +161,10 @@ def test_unusual_audio(tmp_path):
         writer = SegmentedWriter(tmp_path / f"{rate}.mp4", 25, SIZE, "k")
         writer.write(make_frames(10))
         assert lengths(writer.finish(make_audio(0.4, rate, channels), rate))[1] == pytest.approx(0.4, abs=1e-3)
+    transposed = np.ascontiguousarray(make_audio(0.4, 48000, 2).T).T  # as libraries that read interleaved sound give it
+    writer = SegmentedWriter(tmp_path / "transposed.mp4", 25, SIZE, "k")
+    writer.write(make_frames(10))
+    assert lengths(writer.finish(transposed, 48000))[1] == pytest.approx(0.4, abs=1e-3)
     loud = make_audio(0.4) * 5
     assert np.shares_memory(playable_audio(loud, 16000)[0], loud), "hours of sound are not copied"
     writer = SegmentedWriter(tmp_path / "loud.mp4", 25, SIZE, "k")

@@ -60,7 +60,9 @@ class AudioTrack:
 
     def mux_until(self, seconds: float) -> None:
         while self._position < min(self._samples.shape[1], seconds * self._rate):
-            chunk = np.clip(self._samples[:, self._position : self._position + AUDIO_CHUNK], -1, 1)
+            chunk = self._samples[:, self._position : self._position + AUDIO_CHUNK]
+            # PyAV wants channel after channel, and sound that was read interleaved and transposed is not.
+            chunk = np.clip(chunk, -1, 1, order="C")
             frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout=self._layout)
             frame.sample_rate, frame.pts = self._rate, self._position
             frame.time_base = Fraction(1, self._rate)

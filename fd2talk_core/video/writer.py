@@ -54,7 +54,10 @@ def _move(source: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         copy = target.with_name(f"{target.name}.copy")
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, copy)
+        if source.is_dir():
+            shutil.copytree(source, copy, dirs_exist_ok=True)  # a copy that was killed half-way is gone on with
+        else:
+            shutil.copyfile(source, copy)
         os.replace(copy, target)
 
 
