@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ def pack_archive(path: Path) -> Path:
     return path
 
 
+def example_files() -> tuple[str, ...]:
+    """What nodes/examples.py copies out of assets/ for the templates."""
+    spec = spec_from_file_location("examples", PACK / "nodes/examples.py")
+    spec.loader.exec_module(examples := module_from_spec(spec))
+    return examples.EXAMPLES
+
+
 @pytest.fixture(scope="module")
 def files() -> list[str]:
     return archive_files()
@@ -55,9 +63,9 @@ def test_everything_a_user_needs_is_in_it(files):
     needed |= {f"fd2talk_core/weights/{part}.safetensors" for part in WEIGHTS}
     needed |= {"fd2talk_core/weights/README.md", "locales/en/nodeDefs.json", "locales/zh/nodeDefs.json"}
     needed |= {f"web/docs/{node}.md" for node in load(SNAPSHOT)}
-    needed |= {"assets/portrait.png", "assets/portrait_stylised.png", "assets/portrait_cutout.png", "assets/voice.wav"}
-    needed |= {"assets/driving.mp4", "assets/two_people.jpg"}  # all of them what the workflows load
-    for folder, suffix in (("nodes", "py"), ("fd2talk_core", "py"), ("web", "js"), ("workflows", "json")):
+    needed |= {f"assets/{name}" for name in example_files()}
+    of_kind = {"nodes": "py", "fd2talk_core": "py", "web": "js", "workflows": "json", "subgraphs": "json"}
+    for folder, suffix in of_kind.items():
         tracked = [name for name in git("ls-files", "-z", folder) if name.endswith(suffix)]
         assert tracked
         needed |= set(tracked)

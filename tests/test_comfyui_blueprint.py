@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import av
 import pytest
@@ -61,9 +62,10 @@ def test_it_drops_in_as_one_box_and_runs(server, comfy):
 
     page.evaluate(WIRE)
     comfy.screenshot(f"blueprint {comfy.vue}")
-    before = set(server.get_json("/history"))
+    before, end = set(server.get_json("/history")), time.monotonic() + 300
     page.evaluate("app.extensionManager.command.execute('Comfy.QueuePrompt')")
     while not (done := set(server.get_json("/history")) - before):
+        assert time.monotonic() < end, f"the run does not end; the page says: {comfy.complaints()}"
         page.wait_for_timeout(300)
         assert not page.evaluate("app.lastNodeErrors && JSON.stringify(app.lastNodeErrors)")
     entry = server.get_json("/history")[done.pop()]
