@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,18 +91,39 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, frame: torch.Tensor | np.ndarray | None = None) -> None: ...
 
 
-def progress_bar() -> Progress:
+def cancel_check() -> Callable[..., None]:
+    """A function of any arguments that raises when the user cancels, in every thread that calls it from then on.
+
+    ComfyUI's own raises once: while one thread gives up, another would finish what it is at work on.
+    """
+    cancelled = threading.Event()
+
+    def check(*_) -> None:
+        if cancelled.is_set():
+            raise mm.InterruptProcessingException
+        try:
+            mm.throw_exception_if_processing_interrupted()
+        except mm.InterruptProcessingException:
+            cancelled.set()
+            raise
+
+    return check
+
+
+def progress_bar(check: Callable[..., None] | None = None) -> Progress:
     """A core progress callback (done, total) that moves the node's bar and raises when the user cancels.
+
+    check: from `cancel_check`, where other threads have to stop, too.
 
     A third argument, a frame (H, W, 3) as uint8 array or tensor in 0..1, is shown on the node, at most twice a second.
     Only for nodes that show nothing else in the end: the page mixes up live frames and results.
     """
-    bar = comfy.utils.ProgressBar(1)
+    bar, check = comfy.utils.ProgressBar(1), check or mm.throw_exception_if_processing_interrupted
     last = -math.inf
 
     def report(done: int, total: int, frame: torch.Tensor | np.ndarray | None = None) -> None:
         nonlocal last
-        mm.throw_exception_if_processing_interrupted()
+        check()
         preview = None
         if frame is not None and time.monotonic() - last >= PREVIEW_SECONDS:
             last = time.monotonic()
@@ -113,10 +135,14 @@ def progress_bar() -> Progress:
 
 
 @contextmanager
-def cancellable(network: torch.nn.Module) -> Iterator[None]:
-    """See a cancel at every block of the network: a batch of many steps takes long on a CPU."""
+def cancellable(network: torch.nn.Module, check: Callable[..., None] | None = None) -> Iterator[None]:
+    """See a cancel at every block of the network: a batch of many steps takes long on a CPU.
+
+    check: from `cancel_check`, where the network runs in a thread of its own.
+    """
+    check = check or cancel_check()
     hooks = [
-        block.register_forward_pre_hook(lambda *_: mm.throw_exception_if_processing_interrupted())
+        block.register_forward_pre_hook(check)
         for block in network.modules()
         if isinstance(block, (torch.nn.Conv2d, torch.nn.Linear))
     ]

@@ -191,7 +191,7 @@ class DubVideo(io.ComfyNode):
                 notes.append(SHORT_MEMORY)
                 tell(own_id(cls), "\n".join(notes))
 
-        batch = batch_that_fits(batch_size, len(order), int(size), frame_model.patcher.load_device)
+        batch = batch_that_fits(frame_model.patcher, batch_size, len(order), int(size))
         network = loaded(frame_model.patcher, batch * int(size) ** 2 * BYTES_PER_PIXEL)
         live = progress_bar()
         with cancellable(network):

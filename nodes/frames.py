@@ -104,10 +104,14 @@ def vae_input() -> io.Vae.Input:
     )
 
 
-def batch_that_fits(batch_size: int, frames: int, size: int, device: torch.device) -> int:
-    """At most `batch_size` frames of `size` pixels that are made at once in the memory that is free on the device."""
-    fitting = int(mm.get_free_memory(device) // (size * size * BYTES_PER_PIXEL))
-    return max(1, min(batch_size, frames, fitting))
+def batch_that_fits(patcher: ModelPatcher, batch_size: int, frames: int, size: int) -> int:
+    """At most `batch_size` frames of `size` pixels that are made at once in the memory that is free on the device.
+
+    Loads the network: until then the memory may be full of models of other nodes, which ComfyUI unloads for it.
+    """
+    wanted, needed = min(batch_size, frames), size * size * BYTES_PER_PIXEL
+    loaded(patcher, wanted * needed)
+    return max(1, min(wanted, int(mm.get_free_memory(patcher.load_device) // needed)))
 
 
 def frame_store(count: int, height: int, width: int) -> torch.Tensor:
@@ -178,7 +182,7 @@ class SampleFrames(io.ComfyNode):
         if notes:
             tell(own_id(cls), note)
         total, size = len(motion), appearance.size
-        batch = batch_that_fits(batch_size, total, size, frame_model.patcher.load_device)
+        batch = batch_that_fits(frame_model.patcher, batch_size, total, size)
         coder = None
         if vae is not None:
             checked = checked_coder(vae, loaded(frame_model.patcher).autoencoder, appearance.crop)

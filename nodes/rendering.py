@@ -16,7 +16,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..fd2talk_core.errors import UserError
-from .common import LoadedFrameModel, audio_samples, cancellable, loaded, progress_bar, tell
+from .common import LoadedFrameModel, audio_samples, cancel_check, cancellable, loaded, progress_bar, tell
 from .frames import BYTES_PER_PIXEL, SharingCoder, batch_that_fits
 
 if TYPE_CHECKING:
@@ -137,11 +137,12 @@ def render_to_file(
         torch.nn.ModuleList(weights), appearance, motion, settings, samples, rate, form.name, target.quality,
         str(frame_model.dtype), frame_model.patcher.load_device.type,
     )  # fmt: skip
-    batch = batch_that_fits(batch_size, len(motion), appearance.size, frame_model.patcher.load_device)
+    batch = batch_that_fits(frame_model.patcher, batch_size, len(motion), appearance.size)
     out, parts, key = place(target, form, size, key, batch)
     batch = int(key.rpartition(" ")[2])
     network = loaded(frame_model.patcher, batch * appearance.size**2 * BYTES_PER_PIXEL)
-    progress = progress_bar()
+    check = cancel_check()
+    progress = progress_bar(check)
     writer = SegmentedWriter(
         out, fps, size, key, form=form, quality=target.quality, metadata=workflow_tags(hidden), audio=samples,
         rate=rate, partial=parts,
@@ -152,7 +153,7 @@ def render_to_file(
         tell(hidden.unique_id, "\n".join(notes))
     progress(writer.frames_done, len(motion))
     try:
-        with cancellable(network), writer:
+        with cancellable(network, check), writer:
             render_frames(
                 network,
                 frame_model.face_model,
@@ -168,7 +169,7 @@ def render_to_file(
                 out_of_memory=mm.OOM_EXCEPTION,
                 free_memory=mm.soft_empty_cache,
             )
-            made = writer.finish(check=mm.throw_exception_if_processing_interrupted)
+            made = writer.finish(check=check)
     except UserError as error:
         raise UserError(f"{error}{_kept(writer, len(motion))}") from error
     except BaseException:  # a cancel is one

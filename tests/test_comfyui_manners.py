@@ -307,6 +307,39 @@ rgb(frames)
 result = dict(grown=highest() - before, frame=frames[0].numel() * 4)
 """
 
+# Who draws and who writes a video hear of the same cancel, of which ComfyUI tells once.
+HEARING = """
+common = sys.modules[NODES["FD2TalkRenderVideo"].__module__.rsplit(".", 1)[0] + ".common"]
+check, network = common.cancel_check(), torch.nn.Linear(2, 2)
+progress = common.progress_bar(check)
+def works(call, *arguments):
+    try:
+        call(*arguments)
+    except mm.InterruptProcessingException:
+        return False
+    return True
+with common.cancellable(network, check):
+    before = [works(progress, 1, 2), works(network, torch.zeros(2))]
+    mm.interrupt_current_processing(True)
+    after = [works(progress, 1, 2), works(network, torch.zeros(2)), works(progress, 1, 2)]
+result = dict(before=before, after=after, later=[works(network, torch.zeros(2)), works(common.progress_bar(), 1, 2)])
+"""
+
+# A graphics card full of other nodes' models, which ComfyUI unloads as it is asked to.
+FITTING = """
+frames = sys.modules[NODES["FD2TalkSampleFrames"].__module__]
+needed, free = 256 * 256 * frames.BYTES_PER_PIXEL, 0
+class Patcher:
+    load_device, model = torch.device("cpu"), None
+def makes_room(models, memory_required=0, **options):
+    global free
+    free = max(free, memory_required)
+mm.load_models_gpu, mm.get_free_memory = makes_room, lambda device: free
+crowded = frames.batch_that_fits(Patcher, 8, 100, 256)
+mm.load_models_gpu, free = lambda *_, **__: None, 3.5 * needed
+result = dict(crowded=crowded, small=frames.batch_that_fits(Patcher, 8, 100, 256))
+"""
+
 
 @lru_cache
 def in_comfyui(*parts: str, root: str) -> dict:
@@ -357,6 +390,15 @@ def test_the_same_inputs_give_the_same_results(quiet):
 def test_cancelling_stops_within_a_frame(tmp_path):
     late = in_comfyui(CANCEL, root=str(tmp_path))
     assert {name: reports for name, reports in late.items() if reports not in (0, 1)} == {}
+
+
+def test_a_cancel_is_heard_in_every_thread_and_by_that_run_alone(tmp_path):
+    result = in_comfyui(HEARING, root=str(tmp_path))
+    assert result == {"before": [True, True], "after": [False, False, False], "later": [True, True]}
+
+
+def test_other_nodes_models_make_room_before_batches_get_smaller(tmp_path):
+    assert in_comfyui(FITTING, root=str(tmp_path)) == {"crowded": 8, "small": 3}
 
 
 def test_memory_does_not_grow_with_runs(tmp_path):
