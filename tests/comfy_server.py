@@ -85,7 +85,7 @@ class ComfyServer:
             try:
                 self.get("/system_stats")
                 return
-            except (urllib.error.URLError, ConnectionError):
+            except OSError:  # refused, reset, or a busy machine's time-out
                 time.sleep(0.3)
         self.stop()
         raise RuntimeError(f"ComfyUI did not start within {seconds:g} s:\n{self.log[-3000:]}")
@@ -222,9 +222,10 @@ import comfy.options
 comfy.options.enable_args_parsing()
 import nodes, server, execution
 asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
-before, start = set(sys.modules), time.perf_counter()
+# The processor's time: what else the machine does is not the pack's fault.
+before, start = set(sys.modules), time.process_time()
 assert asyncio.run(nodes.load_custom_node({pack!r}))
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 result = dict(seconds=seconds, modules=sorted(set(name.split(".")[0] for name in set(sys.modules) - before)))
 """
 
