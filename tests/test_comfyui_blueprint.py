@@ -51,7 +51,7 @@ def test_it_drops_in_as_one_box_and_runs(server, comfy):
     page.mouse.dblclick(700, 400)
     page.locator("input:focus").type(NAME)
     page.get_by_text(NAME, exact=True).first.wait_for()
-    page.wait_for_timeout(500)  # the list is filtered a moment after the last letter
+    page.wait_for_timeout(2000)  # the list is filtered a moment after the last letter
     page.keyboard.press("Enter")
     page.wait_for_function(BOX)
     page.mouse.click(700, 400)  # puts it down

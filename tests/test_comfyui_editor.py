@@ -70,15 +70,16 @@ class EditorPage(ComfyPage):
         return self.page.evaluate("document.querySelector('.fd2e-face').toDataURL()")
 
     def show_run(self, button: str = "Run") -> None:
-        """Press Run or Update in the editor, and wait for it to show the result."""
+        """Press Run or Update in the editor, and wait until it shows the result and nothing runs any more."""
         self.page.locator("dialog").get_by_role("button", name=button, exact=True).click()
         self.page.wait_for_function("document.querySelector('.fd2e-legend').children.length === 3")
+        self.page.wait_for_function("!document.querySelector('.fd2e-words').textContent.startsWith('Running')")
 
     def run(self) -> MotionClip:
         """Run a workflow that has not run before, and read the motion that was saved."""
         before = set(self.server.base.glob("output/motion/edited_*"))
         self.show_run()
-        for _ in range(600):
+        for _ in range(100):
             if new := set(self.server.base.glob("output/motion/edited_*.safetensors")) - before:
                 self.page.wait_for_timeout(300)  # the page draws the new curves
                 return MotionClip.load(new.pop())
