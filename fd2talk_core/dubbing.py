@@ -381,6 +381,9 @@ def dub_frames(
         except out_of_memory:
             if batch_size == 1:
                 raise
+            made = None
+        # Not in the except clause: while it lasts, the exception holds all that the batch had allocated.
+        if made is None:
             batch_size //= 2
             log.warning("not enough memory; going on with %d frames at once", batch_size)
             if free_memory:

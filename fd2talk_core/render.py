@@ -183,6 +183,7 @@ def render_frames(
             torso=torso,
             on_flow=flows.append,
         )
+        full = False
         try:
             # The next batch is made while this one is pasted and encoded.
             with closing(ahead(_in_mode(inference, batches), depth=1)) as made_ahead:
@@ -202,6 +203,9 @@ def render_frames(
         except out_of_memory:
             if batch == 1:
                 raise
+            full = True
+        # Not in the except clause: while it lasts, the exception holds all that the batch had allocated.
+        if full:
             batch = whole_batch(batch // 2)
             log.warning("not enough memory; going on with %d frames at once", batch)
             if free_memory:

@@ -178,7 +178,7 @@ class SampleFrames(io.ComfyNode):
 
         motion.check(frame_model.face_model.hash)
         motion, note = soft_limit(motion, frame_model.face_model, appearance)
-        notes, short = [note] if note else [], False
+        notes = [note] if note else []
         if notes:
             tell(own_id(cls), note)
         total, size = len(motion), appearance.size
@@ -192,6 +192,7 @@ class SampleFrames(io.ComfyNode):
         progress, done = progress_bar(), 0
         with cancellable(network):
             while done < total:
+                full = False
                 try:
                     for frames in sample_frames(
                         network,
@@ -214,11 +215,14 @@ class SampleFrames(io.ComfyNode):
                 except mm.OOM_EXCEPTION:
                     if batch == 1:
                         raise
-                    if not short:
+                    full = True
+                # Not in the except clause: while it lasts, the exception holds all that the batch had allocated.
+                if full:
+                    batch //= 2
+                    mm.soft_empty_cache()
+                    if SHORT_MEMORY not in notes:
                         notes.append(SHORT_MEMORY)
                         tell(own_id(cls), "\n".join(notes))
-                    short, batch = True, batch // 2
-                    mm.soft_empty_cache()
         return io.NodeOutput(result, motion.fps)
 
 
