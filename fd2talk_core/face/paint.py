@@ -110,10 +110,12 @@ class _MouthAxes:
         along = points[INNER_UPPER[-1]] - self.corner
         self.width = max(float(np.hypot(*along)), 1e-6)
         self.along = along / self.width
-        self.across = np.array([-self.along[1], self.along[0]])
 
     def __call__(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return (places - self.corner) @ self.along, (places - self.corner) @ self.across
+        # No matrix products here and below: in their last bits they depend on where in memory the numbers lie, and a
+        # render that goes on must give the same pictures.
+        x, y = np.moveaxis(places - self.corner, -1, 0)
+        return x * self.along[0] + y * self.along[1], y * self.along[0] - x * self.along[1]
 
     def edge(self, contour: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """The same of a contour from corner to corner, made to go forward only."""
@@ -186,7 +188,7 @@ class OpeningPainter:
         self.between_lips = torch.cat([crop, F.avg_pool2d(inside[None], 3, 1, 1)])  # (4, S, S)
 
     def __call__(self, warped: torch.Tensor, beta: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
-        """Paint into warped pictures (N, 3, S, S) of target frames (N, 64), (N, 6); returns them changed."""
+        """Paint into warped pictures (N, 3, S, S) of target frames (N, 64), (N, 6), in place; returns them."""
         size = warped.shape[-1]
         shapes = self.model.vertices(self.alpha.expand(len(beta), -1), beta)
         opening = mouth_opening(shapes)
@@ -231,8 +233,14 @@ class OpeningPainter:
         """Affine maps (N, 3, 2) that take places of target frames to those of the reference, for what sits rigidly in
         the head behind the lips."""
         there = self.model.project(self.mouth.expand(len(pose), -1, -1), pose, 1.0)[..., :2]
-        there = torch.cat([there, torch.ones_like(there[..., :1])], -1)
-        return torch.linalg.lstsq(there, self.mouth_places.expand(len(pose), -1, -1)).solution
+        centre, own_centre = there.mean(1, keepdim=True), self.mouth_places.mean(0)
+        there, own = there - centre, self.mouth_places - own_centre
+        (a, b), (_, c) = (there[..., None] * there[..., None, :]).sum(1).permute(1, 2, 0)
+        inverse = torch.stack([c, -b, -b, a], -1).view(-1, 2, 2) / (a * c - b * b).clamp(min=1e-9)[:, None, None]
+        common = (there[..., None] * own[..., None, :]).sum(1)
+        linear = (inverse[..., None] * common[:, None]).sum(2)
+        offset = own_centre - (centre[:, 0, :, None] * linear).sum(1)
+        return torch.cat([linear, offset[:, None]], 1)
 
     def _open(
         self, picture: torch.Tensor, mask: np.ndarray, points: np.ndarray, back: torch.Tensor, opening: float,
@@ -248,7 +256,8 @@ class OpeningPainter:
         places = _centres(box, len(mask))
         light = torch.from_numpy(mouth_light(points, opening, places)).float()[..., None]
         guess = (light * torch.tensor(LIGHT_SLOPE) + torch.tensor(LIGHT_OFFSET)) * self.lips
-        there = torch.from_numpy(np.concatenate([places, np.ones_like(places[..., :1])], -1)).float() @ back
+        places = torch.from_numpy(places).float()
+        there = places[..., :1] * back[0] + places[..., 1:] * back[1] + back[2]
         found = _sampled(self.between_lips, there)
         guessed = torch.lerp(torch.full_like(found[3:], guessed[0]), torch.full_like(found[3:], guessed[1]), found[3:])
         shown = torch.lerp(found[:3], guess.clamp(0, 1).permute(2, 0, 1), guessed)

@@ -17,9 +17,7 @@ GUIDE_CHANNELS = 8
 FLOW_SCALE, LIGHT_SCALE = 0.01, 0.1  # sizes of an output of one: shares of the crop, and of full white
 SURELY_STILL = (0.8, 0.98)  # where the portrait begins to show, and where nothing else does
 STILL_BIAS = -5.0  # untrained, next to nothing stands still
-# By how many cells the masks of mouth and eyes grow where a correction must move them as a whole, and over how many it
-# is averaged there.
-WHOLE_REACH, WHOLE_WINDOW = 3, 5
+REACH = 3  # cells by which mouth and eyes grow where nothing is corrected
 
 
 class WarpRefiner(nn.Module):
@@ -28,8 +26,8 @@ class WarpRefiner(nn.Module):
     Landmarks say where a few hundred points are, up to the tracker's error, and nothing of the skin between them, of
     hair, of what stands still behind the head, or of shading. The network sees the portrait before and after the warp,
     with the flow and the masks it should agree with, and how the face moves. A displacement is added to the flow, and
-    the sum fades to none where the picture stands still. It works at a fixed resolution, so that one set of weights
-    serves every picture size; untrained it changes nearly nothing.
+    the sum fades to none where the picture stands still; mouth and eyes stay as they are. It works at a fixed
+    resolution, so that one set of weights serves every picture size; untrained it changes nearly nothing.
     """
 
     def __init__(
@@ -100,23 +98,20 @@ class WarpRefiner(nn.Module):
         h = F.silu(self.norm(h))
         still = torch.sigmoid(self.still(h).float())
         change = (1 - still) * (flow + self.flow(h).float() * FLOW_SCALE) - flow
-        return flow + as_a_whole(change, guide), light, still
+        return flow + beside_openings(change, guide), light, still
 
 
-def as_a_whole(change: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
-    """A correction (N, 2, c, c) without detail around mouth and eyes; guide (N, 8, c, c).
+def beside_openings(change: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+    """A correction (N, 2, c, c) that leaves mouth and eyes alone; guide (N, 8, c, c).
 
-    How far lips and lids are open is commanded. A correction that is learned from pixels would damp it, since half a
-    movement costs less than one at a wrong moment; so it may move a mouth or an eye, but not open or close it.
+    How far lips and lids are open is commanded. A correction that is learned from pixels damps it, since half a
+    movement costs less than one at a wrong moment.
     """
     lips, opening, eyes = guide[:, :3].float().split(1, 1)
     # Of closed eyes the mask is a slit, which hardly covers its cells.
     mask = (lips + opening + 8 * eyes).clamp(0, 1)
-    mask = F.avg_pool2d(F.max_pool2d(mask, 2 * WHOLE_REACH + 1, 1, WHOLE_REACH), 3, 1, 1)
-    smooth = change
-    for _ in range(2):
-        smooth = F.avg_pool2d(smooth, WHOLE_WINDOW, 1, WHOLE_WINDOW // 2, count_include_pad=False)
-    return torch.lerp(change, smooth, mask)
+    mask = F.avg_pool2d(F.max_pool2d(mask, 2 * REACH + 1, 1, REACH), 3, 1, 1)
+    return change * (1 - mask)
 
 
 def keep_still(pictures: torch.Tensor, portrait: torch.Tensor, still: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ SIGMA_SHIFT = 1 / 3
 TEMPERATURE = 0.5
 # Unsharp masking of the decoded frames. Few steps predict something close to the mean of what is possible, which is
 # smoother than any of it.
-SHARPEN = 0.85
+SHARPEN = 0.95
 FLOW_CHANNEL_SCALE = 8.0  # brings displacements, in shares of the crop, to about one
 
 
