@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from .audio.loading import frame_count
 from .errors import UserError
-from .face.landmarks import mouth_opening
 from .face.model import N_EXPRESSION, REGIONS, FaceFit, FaceModel
 from .face.tracker import FaceTracker
 from .frames.appearance import Appearance, crop_for, square_crop
@@ -41,10 +40,6 @@ SIDE_SECONDS = 0.4  # the crop's size is averaged over so much time on both side
 MOVED = 0.25
 MARGIN = 0.16
 MASK_SIDE = 256
-# Drawn from a frame in which it does something else, a mouth goes only part of the way. Asked for so many times the
-# way when it closes, and when it opens by WIDER inter-ocular distances or more, it goes further: 1.4 opens it as far as
-# it should. Closing at 1.4 tears lips that stood wide open. Measured by tracking two dubbed videos again.
-GAINS, WIDER = (1.2, 1.4), 0.05
 
 
 @dataclass
@@ -207,25 +202,6 @@ def dubbed_expression(
     return expression
 
 
-def exaggerated(expression: Tensor, performance: Performance, order: Sequence[int], face_model: FaceModel) -> Tensor:
-    """The expressions (len(order), 64) to ask the network for, so that those given come out: see GAINS."""
-
-    def opening(betas: Tensor) -> Tensor:
-        return torch.cat([
-            mouth_opening(face_model.vertices(performance.alpha.expand(len(part), -1), part))
-            for part in betas.split(CHUNK)
-        ])  # fmt: skip
-
-    there = performance.beta[list(order)]
-    now, then = opening(there), opening(expression)
-    gain = GAINS[0] + (GAINS[1] - GAINS[0]) * ((then - now) / WIDER).clamp(0, 1)
-    drawn = there + gain[:, None] * (expression - there)
-    mouth = face_model.slices["mouth"]
-    wanted = expression.clone()
-    wanted[:, mouth] = limit_expression(drawn, face_model)[0][:, mouth]
-    return wanted
-
-
 def usual_expression(performance: Performance) -> Tensor:
     """The person's median expression (64,), for `generate_motion` to start from and to return to."""
     return performance.beta[torch.from_numpy(performance.found)].median(0).values
@@ -357,7 +333,6 @@ def dub_frames(
     Yields what to paste into the frame, None where the face is not seen.
     """
     around = MouthMask(face_model)
-    expression = exaggerated(expression, performance, order, face_model)
     radius, cells = model.config.motion_radius, size // LATENT_FACTOR
     noise = TEMPERATURE * torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(seed))
     order_index, done = torch.tensor(order), 0

@@ -158,8 +158,8 @@ def test_dub_a_video_workflow(server):
         mouth_opening(np.stack([face.landmarks for face in tracker.track_video(video.astype(np.uint8))]))
         for video in (own, made)
     ]
-    # Half a second of sound, then the mouth rests, whatever the video did; where it stood widest, some of that shows.
-    assert opening[1][25:].std() < 0.7 * opening[0][25:].std() and opening[1][25:].max() < 0.7 * opening[0][25:].max()
+    # Half a second of sound, then the mouth rests, whatever the video did; where it stood widest a little shows.
+    assert opening[1][25:].std() < 0.7 * opening[0][25:].std() and opening[1][25:].max() < 0.6 * opening[0][25:].max()
     height = own.shape[1]
     assert np.abs(made - own)[:, : height * 2 // 5].mean() < 2, "eyes and hair are the video's, but for its encoding"
 

@@ -85,7 +85,7 @@ def test_only_the_mouth_changes_and_it_does_what_it_is_told():
         mouth_before, eyes_before = opening(before)
         mouth_after, eyes_after = opening(after)
         assert mouth_after > mouth_before + 0.08 and mouth_after > opening(closed)[0] + 0.08
-        assert abs(eyes_after - eyes_before) < 0.03
+        assert abs(eyes_after - eyes_before) < 0.04  # what the tracker varies by
         changed = (before != after).any(-1)
         points = performance().landmarks[number]
         rows, columns = torch.nonzero(changed).amin(0), torch.nonzero(changed).amax(0)
