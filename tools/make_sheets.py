@@ -28,7 +28,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 @torch.inference_mode()
 def main(out: Path, talking: Path | None) -> None:
     face_model, model, tracker = FaceModel.load(), FrameModel.load(), FaceTracker.load()
-    for portrait in sorted(ASSETS.glob("portrait*.png")):
+    for portrait in (ASSETS / "portrait.png", ASSETS / "portrait_stylised.png"):
         look = encode_portrait(read_picture(portrait), tracker, face_model)
         motion = probe_motion(face_model, look.beta)
         alpha = look.alpha.expand(len(motion), -1)
