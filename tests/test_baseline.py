@@ -42,7 +42,7 @@ def test_it_learns_and_is_measured_on_held_back_voices(face_model):
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=2e-3)
     with torch.no_grad():
         before = task.validate(task.model.eval())[0]
-    for _ in range(25):
+    for _ in range(60):
         loss, _ = task.loss(task.model, next(batches))
         optimizer.zero_grad()
         loss.backward()

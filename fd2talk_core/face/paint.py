@@ -254,9 +254,9 @@ class OpeningPainter:
         if box is None:
             return picture
         places = _centres(box, len(mask))
-        light = torch.from_numpy(mouth_light(points, opening, places)).float()[..., None]
+        light = torch.from_numpy(mouth_light(points, opening, places).astype(np.float32))[..., None]
         guess = (light * torch.tensor(LIGHT_SLOPE) + torch.tensor(LIGHT_OFFSET)) * self.lips
-        places = torch.from_numpy(places).float()
+        places = torch.from_numpy(places.astype(np.float32))
         there = places[..., :1] * back[0] + places[..., 1:] * back[1] + back[2]
         found = _sampled(self.between_lips, there)
         guessed = torch.lerp(torch.full_like(found[3:], guessed[0]), torch.full_like(found[3:], guessed[1]), found[3:])
@@ -271,7 +271,7 @@ class OpeningPainter:
             return picture
         there, on_lips = lip_places(points, self.points, _centres(box, len(mask)))
         mask[box] *= on_lips * strength
-        return _put(picture, _sampled(self.crop, torch.from_numpy(there).float()), mask, box)
+        return _put(picture, _sampled(self.crop, torch.from_numpy(there.astype(np.float32))), mask, box)
 
     @staticmethod
     def _blend(picture: torch.Tensor, mask: np.ndarray, colour: torch.Tensor) -> torch.Tensor:
