@@ -18,12 +18,11 @@ from .errors import UserError
 from .face.model import N_EXPRESSION, REGIONS, FaceFit, FaceModel
 from .face.tracker import FaceTracker
 from .frames.appearance import Appearance, crop_for, square_crop
-from .frames.autoencoder import LATENT_FACTOR
 from .frames.composite import COLOUR_GRID, RowResizer, colour_weights
 from .frames.detail import DetailLayer
 from .frames.limits import limit_expression
 from .frames.model import FrameModel
-from .frames.sampling import SHARPEN, TEMPERATURE, FrameSampler, WarpedFrames
+from .frames.sampling import SHARPEN, FrameSampler, WarpedFrames, starting_noise
 from .motion.clip import MotionClip
 from .video.faces import FaceChooser
 
@@ -333,8 +332,7 @@ def dub_frames(
     Yields what to paste into the frame, None where the face is not seen.
     """
     around = MouthMask(face_model)
-    radius, cells = model.config.motion_radius, size // LATENT_FACTOR
-    noise = TEMPERATURE * torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(seed))
+    radius, noise = model.config.motion_radius, starting_noise(size, seed)
     order_index, done = torch.tensor(order), 0
 
     def clip_of(index: int, look: Appearance) -> MotionClip:

@@ -145,6 +145,12 @@ def region_masks(landmarks: torch.Tensor, cells: int, oversample: int = 4) -> to
     return F.avg_pool2d(torch.from_numpy(masks), oversample).to(landmarks.device)
 
 
+def around(mask: torch.Tensor, reach: int) -> torch.Tensor:
+    """Grow masks (N, 1, h, w) by `reach` cells, softly."""
+    grown = F.max_pool2d(mask, 2 * reach + 1, 1, reach)
+    return F.avg_pool2d(grown, 3, 1, 1)
+
+
 def head_coordinates(pose: torch.Tensor, cells: int) -> torch.Tensor:
     """Place of each cell relative to the head: roll removed, in inter-ocular distances.
 

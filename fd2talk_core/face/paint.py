@@ -32,10 +32,10 @@ MOUTH_LIGHT = (
 CORNER, CORNER_POWER = 0.72, 3  # where the second column holds, as a share of half the mouth's width, and how fast
 # Red, green and blue over the lips' as linear functions of that light: light is teeth and hardly red, dark is red.
 LIGHT_SLOPE, LIGHT_OFFSET = (0.73, 1.08, 1.08), (0.15, -0.065, -0.065)
-INNER_UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
-INNER_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
-OUTER_UPPER = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
-OUTER_LOWER = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
+# Contours of each lip from corner to corner, the same way for both.
+(INNER_LOWER, INNER_UPPER), (OUTER_LOWER, OUTER_UPPER) = (
+    (lips[:11], (lips[0], *reversed(lips[10:]))) for lips in (LIPS_INNER, LIPS_OUTER)
+)
 # Openings between which a mouth that closes stops showing the teeth of its reference.
 TEETH_HIDDEN, TEETH_SEEN = 0.03, 0.08
 LASH_DARKNESS = 0.35

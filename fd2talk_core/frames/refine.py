@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..face.geometry import FLOW_GRID
+from ..face.geometry import FLOW_GRID, around
 from .conditions import POSE_SCALE
 from .unet import ResBlock
 
@@ -110,8 +110,7 @@ def beside_openings(change: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
     lips, opening, eyes = guide[:, :3].float().split(1, 1)
     # Of closed eyes the mask is a slit, which hardly covers its cells.
     mask = (lips + opening + 8 * eyes).clamp(0, 1)
-    mask = F.avg_pool2d(F.max_pool2d(mask, 2 * REACH + 1, 1, REACH), 3, 1, 1)
-    return change * (1 - mask)
+    return change * (1 - around(mask, REACH))
 
 
 def keep_still(pictures: torch.Tensor, portrait: torch.Tensor, still: torch.Tensor) -> torch.Tensor:

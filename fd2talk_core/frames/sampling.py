@@ -233,6 +233,12 @@ class FrameSampler:
         return pictures.clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
 
+def starting_noise(size: int, seed: int, temperature: float = TEMPERATURE) -> torch.Tensor:
+    """Noise (1, 16, h, w) that all frames of `size` px start from."""
+    cells = size // LATENT_FACTOR
+    return temperature * torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(seed))
+
+
 def sample_frames(
     model: FrameModel,
     face_model: FaceModel,
@@ -276,8 +282,7 @@ def sample_frames(
         raise UserError(f"{steps} diffusion steps are not possible. Choose between 1 and 50.")
     motion.check(face_model.hash)
     sampler = FrameSampler(model, face_model, appearance, dtype, coder, torso)
-    cells = appearance.size // LATENT_FACTOR
-    noise = temperature * torch.randn(1, 16, cells, cells, generator=torch.Generator().manual_seed(seed))
+    noise = starting_noise(appearance.size, seed, temperature)
     for first in range(start, len(motion), batch_size):
         indices = torch.arange(first, min(first + batch_size, len(motion)))
         latents, given = sampler.latents(motion, indices, noise, steps, motion_guidance, appearance_guidance)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..device import autocast
+from ..face.geometry import around
 from ..face.landmarks import eye_opening, mouth_opening
 from ..face.model import FaceModel
 from ..frames.autoencoder import LATENT_FACTOR, Autoencoder
@@ -22,7 +23,7 @@ from .critic import Adversary
 from .frames_data import SIZE, build_latents, build_pairs, take
 from .loop import TrainSettings
 from .losses import gradient_loss, laplacian, sharpness_loss
-from .regions import around, pixel_regions
+from .regions import pixel_regions
 from .warp import load_refiner
 
 log = logging.getLogger(__name__)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-
-def around(mask: torch.Tensor, reach: int) -> torch.Tensor:
-    """Grow masks (N, 1, h, w) by `reach` cells, softly."""
-    grown = F.max_pool2d(mask, 2 * reach + 1, 1, reach)
-    return F.avg_pool2d(grown, 3, 1, 1)
+from ..face.geometry import around
 
 
 def pixel_regions(guide: torch.Tensor, size: int, reach: int) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..checkpoint import load_checkpoint, load_state, save_checkpoint
-from ..face.geometry import FLOW_GRID, warp
+from ..face.geometry import FLOW_GRID, around, warp
 from ..face.landmarks import eye_opening
 from ..face.model import FaceModel
 from ..frames.refine import WarpRefiner, add_light
@@ -20,7 +20,7 @@ from ..frames.unet import UNetConfig
 from .frames_data import SIZE, build_pairs, take
 from .loop import TrainSettings
 from .losses import gradient_loss
-from .regions import around, pixel_regions
+from .regions import pixel_regions
 
 log = logging.getLogger(__name__)
 
