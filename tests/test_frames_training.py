@@ -1,6 +1,7 @@
 """Training of stage 2 on a few prepared frames: pairs, latents, the warp's correction, the frame network."""
 
 import csv
+import time
 
 import numpy as np
 import pytest
@@ -15,22 +16,14 @@ from fd2talk_core.prepare.run import _write_video
 from fd2talk_core.training import frames as frames_task
 from fd2talk_core.training.critic import Adversary
 from fd2talk_core.training.data import is_held_back
-from fd2talk_core.training.frames_data import (
-    LATENT_FIELDS,
-    MADE_PER_STILL,
-    PAIR_FIELDS,
-    build_latents,
-    build_pairs,
-    changed_landmarks,
-    changed_pictures,
-    colour_change,
-    shape_change,
-)
+from fd2talk_core.training.frame_augment import changed_landmarks, changed_pictures, colour_change, shape_change
+from fd2talk_core.training.frames_data import LATENT_FIELDS, MADE_PER_STILL, PAIR_FIELDS, build_latents, build_pairs
 from fd2talk_core.training.loop import TrainSettings, train
+from fd2talk_core.training.pair_stream import IN_A_ROW, FreshPairs, PairStream
 from fd2talk_core.training.warp import load_refiner
 from fd2talk_core.training.warp import make_task as warp_task
 
-FRAMES, SIZE = 10, 96
+FRAMES, SIZE = 36, 96
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +141,7 @@ def test_veiled_warps_are_blurred_where_a_mask_says(monkeypatch):
     batch = {"guide": torch.zeros(6, 8, 32, 32), "warped": torch.randn(6, 16, 32, 32)}
     batch["guide"][:, :4, 10:20, 10:20] = 1
     before = batch["warped"].clone()
-    frames_task.FramesTask._veil(batch, np.random.default_rng(0))
+    frames_task.FramesTask._veil(batch)
     changed = (batch["warped"] - before).abs().amax((0, 1)) > 0
     assert changed[12:18, 12:18].all() and not changed[:6].any()
     assert batch["warped"][:, :, 12:18, 12:18].std() < 0.4 * before[:, :, 12:18, 12:18].std()
@@ -167,12 +160,58 @@ def test_warp_learns_a_shift_that_landmarks_do_not_tell(data, tmp_path):
     assert task.validate(refiner)[1]["all"] < 0.85
 
 
-@pytest.mark.parametrize("options", [{}, {"joint_attention": 1}, {"geometry": 0}, {"large": 1.0}])
-def test_frame_network_trains_and_its_file_loads(data, autoencoder, tmp_path, options, monkeypatch):
+def test_fresh_pairs_are_new_each_time_and_some_are_in_time(data, stills, face):
+    torch.manual_seed(1)
+    chunks = iter(FreshPairs([data, stills], face, None, 2, 64, 0.5))
+    found = [next(chunks) for _ in range(40)]
+    assert {len(c["pose"]) for c in found} == {IN_A_ROW, IN_A_ROW * 8}  # stills and clips
+    for chunk in found:
+        # Which of a reference's targets are neighbours, read from the windows' middles instead of all of them.
+        middles = chunk["expression"][:, 2].reshape(-1, IN_A_ROW, 64)
+        ahead = chunk["expression"][:, 3].reshape(-1, IN_A_ROW, 64)
+        follow = (ahead[:, :-1] == middles[:, 1:]).all((1, 2)) & (middles[:, 0] != middles[:, 1]).any(1)
+        assert (chunk["sequence"][::IN_A_ROW] <= follow).all()
+    clips = [c for c in found if len(c["pose"]) > IN_A_ROW]
+    assert any(c["sequence"].any() for c in clips) and not all(c["sequence"].all() for c in clips)
+    assert not np.array_equal(clips[0]["portrait"], clips[1]["portrait"])
+
+
+def test_a_stream_forgets_the_oldest_pairs_and_draws_neighbours_in_order(data, face, autoencoder):
+    source = FreshPairs([data], face, None, 2, 64, 0.0)
+    stream = PairStream(source, 1, Autoencoder.load(autoencoder), torch.device("cpu"), 48)
+    batch = stream.draw(8)
+    assert batch["target"].shape == (8, 16, 8, 8) and batch["reference"].shape == (8, 22, 8, 8)
+    batch = stream.draw(8, IN_A_ROW)
+    assert torch.equal(batch["expression"][1:4, 1], batch["expression"][0:3, 2])
+    made = stream.made
+    while stream.made < made + 96:
+        time.sleep(0.05)
+    assert len(stream) == 48
+
+
+@pytest.fixture
+def small_network(monkeypatch):
     small = {"widths": (16, 16, 24), "heads": 2, "token_width": 16, "embed_width": 16, "motion_radius": 2,
              "appearance_width": 16}  # fmt: skip
     config = frames_task.UNetConfig
     monkeypatch.setattr(frames_task, "UNetConfig", lambda **changes: config(**(small | changes)))
+
+
+def test_layers_over_time_learn_while_the_rest_stays(data, autoencoder, tmp_path, small_network):
+    options = {"autoencoder": autoencoder, "batch_size": 4, "fresh": 1, "capacity": 64, "valid": 8}
+    settings = TrainSettings(steps=2, minutes=5, warmup=1)
+    train(frames_task.make_task([data], tmp_path, tmp_path / "pairs", **options), settings, tmp_path / "run")
+    start = tmp_path / "run" / "frames.safetensors"
+    task = frames_task.make_task([data], tmp_path, tmp_path / "pairs", start=start, temporal=1, **options)
+    train(task, settings, tmp_path / "over_time")
+    before, after = (FrameModel.load(path, autoencoder).state_dict()
+                     for path in (start, tmp_path / "over_time" / "frames.safetensors"))  # fmt: skip
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert any(after[name].any() for name in after if name.endswith("temporal.attention.out.weight"))
+
+
+@pytest.mark.parametrize("options", [{}, {"joint_attention": 1}, {"geometry": 0}, {"large": 1.0}])
+def test_frame_network_trains_and_its_file_loads(data, autoencoder, tmp_path, options, small_network):
     task = frames_task.make_task(
         [data], tmp_path / "latents", tmp_path / "pairs", autoencoder=autoencoder, batch_size=2, pairs=8,
         adversary_weight=0.01, **options,

@@ -67,12 +67,16 @@ class FrameModel(nn.Module):
         motion: tuple[torch.Tensor, ...],
         drop_motion: torch.Tensor,
         drop_appearance: torch.Tensor,
+        frames: int = 1,
     ) -> torch.Tensor:
-        """Training pass: encode both conditions, replace dropped ones (N,) bool by their null tokens, predict."""
+        """Training pass: encode both conditions, replace dropped ones (N,) bool by their null tokens, predict.
+
+        frames: how many samples follow each other in time, for layers over time.
+        """
         tokens = self.motion_encoder(*motion)
         tokens = torch.where(drop_motion[:, None, None], self.motion_encoder.null.to(tokens), tokens)
         appearance = [
             torch.where(drop_appearance[:, None, None], null.to(grid), grid)
             for grid, null in zip(self.appearance_encoder(reference), self.appearance_encoder.null, strict=True)
         ]
-        return self.unet(x, level, warped, guide, tokens, self.unet.remember(appearance))
+        return self.unet(x, level, warped, guide, tokens, self.unet.remember(appearance), frames)

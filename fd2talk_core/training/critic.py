@@ -36,7 +36,9 @@ class Adversary:
         self.critic = PatchCritic().to(device)
         self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr, betas=(0.0, 0.99))
 
-    def __call__(self, made: torch.Tensor, real: torch.Tensor, warped: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def __call__(
+        self, made: torch.Tensor, real: torch.Tensor, warped: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 patches (N, 3, S, S) -> (generator's loss, critic's loss)."""
         with torch.autocast(made.device.type, enabled=False):
             scores = self.critic(torch.cat([real, made.detach()]), torch.cat([warped, warped]))
@@ -50,4 +52,4 @@ class Adversary:
             generator = -self.critic(made, warped).mean()
             for parameter in self.critic.parameters():
                 parameter.requires_grad_(True)
-        return generator, loss.item()
+        return generator, loss.detach()

@@ -1,26 +1,26 @@
-"""Pairs of frames of one person for stage 2, kept as arrays on disk: first their geometry, then their latents."""
+"""Pairs of frames of one person for stage 2: first their geometry, then their latents, kept as arrays on disk."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 from tqdm import tqdm
 
+from ..errors import UserError
 from ..face.geometry import dense_flow, warp
-from ..face.landmarks import EYE_LEFT, EYE_RIGHT, LIPS_OUTER
+from ..face.landmarks import EYE_LEFT, EYE_RIGHT, LIPS_OUTER, eye_opening, mouth_opening
 from ..face.model import FaceModel
 from ..face.paint import OpeningPainter
 from ..frames.autoencoder import LATENT_FACTOR, Autoencoder
 from ..frames.refine import WarpRefiner
 from ..frames.sampling import encode_pictures, make_guide, make_reference, motion_windows, warped_portraits
 from .data import Clip, list_clips
+from .frame_augment import changed_landmarks, changed_pictures, colour_change, shape_change
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ BATCH = 16
 # Stills teach many faces, though they do not move: each also serves as the truth for itself warped to another face's
 # expression and pose.
 MADE_PER_STILL, MOVES_PER_CLIP = 2, 12
+# Closing eyes and opening mouths are rare in video, and what the warp does worst: such pairs come more often.
+BLINK_FACTOR, SPEECH_FACTOR = 6.0, 2.0
 # Moves beyond this tear the warp: radians of each angle, and expression in standard deviations.
 FARTHEST_TURN, FARTHEST_EXPRESSION = 0.12, 1.5
-# Ranges of the random change of shape that makes other faces of those there are.
-STRETCH, SKEW, TURN, ZOOM, SHIFT = 0.1, 0.06, 0.12, 0.12, 0.03
 # Coefficients at the ends of a clip are padded like in sampling; a still is a clip of one frame.
 PAIR_FIELDS = (
     "pixels", "portrait", "flow", "guide", "expression", "offset", "alpha", "beta", "pose", "made", "centres",
@@ -51,54 +51,6 @@ def _flipped_labels(landmarks: np.ndarray, size: int, mirror: torch.Tensor) -> n
     flipped = landmarks[:, mirror.numpy()].copy()
     flipped[..., 0] = size - flipped[..., 0]
     return flipped
-
-
-def shape_change(rng: np.random.Generator) -> torch.Tensor:
-    """A random affine map (2, 3) from places of the changed picture to the original's, both -1..1 over the picture."""
-    turn = rng.uniform(-TURN, TURN)
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    aspect = np.exp(rng.uniform(-STRETCH, STRETCH))
-    shape = np.array([[aspect, rng.uniform(-SKEW, SKEW)], [0, 1 / aspect]])
-    linear = rotation @ shape * np.exp(-rng.uniform(-ZOOM / 3, ZOOM))
-    return torch.from_numpy(np.column_stack([linear, rng.uniform(-SHIFT, SHIFT, 2)])).float()
-
-
-def changed_pictures(frames: list[np.ndarray], change: torch.Tensor, size: int) -> torch.Tensor:
-    """Frames after a `shape_change`, as uint8 (N, 3, size, size)."""
-    made = []
-    for frame in frames:
-        picture = torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float()
-        grid = F.affine_grid(change[None], list(picture.shape), align_corners=False)
-        picture = F.grid_sample(picture, grid, mode="bicubic", padding_mode="border", align_corners=False)
-        picture = F.interpolate(picture, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
-        made.append((picture.clamp(0, 255) + 0.5).byte())
-    return torch.cat(made)
-
-
-def changed_landmarks(landmarks: np.ndarray, change: torch.Tensor, size: int) -> np.ndarray:
-    """Landmarks (..., 3) in pixels of a picture of side `size` after the same change."""
-    linear, shift = change[:, :2].numpy(), change[:, 2].numpy()
-    back = np.linalg.inv(linear)
-    places = landmarks[..., :2] * (2 / size) - 1
-    places = ((places - shift) @ back.T + 1) * (size / 2)
-    depth = landmarks[..., 2:] * np.sqrt(np.linalg.det(back))
-    return np.concatenate([places, depth], -1).astype(landmarks.dtype)
-
-
-def colour_change(rng: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A random change of light and colour, the same for reference and target: fewer people pass for more.
-
-    Takes and returns uint8 (N, 3, H, W).
-    """
-    gain = torch.from_numpy(rng.uniform(0.8, 1.15) * rng.uniform(0.88, 1.12, 3)).float()
-    gamma, saturation = rng.uniform(0.8, 1.25), 0.0 if rng.random() < 0.08 else rng.uniform(0.6, 1.3)
-
-    def change(pictures: torch.Tensor) -> torch.Tensor:
-        values = (pictures.float() / 255) ** gamma * gain[:, None, None]
-        grey = values.mean(1, keepdim=True)
-        return ((grey + saturation * (values - grey)).clamp(0, 1) * 255 + 0.5).byte()
-
-    return change
 
 
 @dataclass
@@ -149,11 +101,12 @@ def _pairs(
 @torch.no_grad()
 def clip_pairs(
     clip: Clip, count: int, face: FaceModel, radius: int, rng: np.random.Generator, augment: bool, side: int,
-    moves: Moves | None = None,
+    moves: Moves | None = None, in_a_row: float = 0.0,
 ) -> dict[str, np.ndarray] | None:  # fmt: skip
     """`count` pairs (reference frame, target frame) of one clip with their geometry at `side`² px; None if unusable.
 
-    A still is its own reference, and `count` - 1 times its own target from where `moves` have taken it.
+    A still is its own reference, and `count` - 1 times its own target from where `moves` have taken it. `in_a_row`:
+    share of references whose targets follow each other in time.
     """
     labels = clip.labels()
     valid = np.flatnonzero(labels.valid)
@@ -182,6 +135,8 @@ def clip_pairs(
         own = torch.from_numpy(np.sort(targets[number :: len(references)]))
         if len(own) == 0:
             continue
+        if rng.random() < in_a_row and len(valid) >= len(own):
+            own = torch.from_numpy(valid[rng.integers(0, len(valid) - len(own) + 1) + np.arange(len(own))])
         change = colour_change(rng) if augment and rng.random() < 0.6 else lambda values: values
         portrait, pixels = change(pictures([reference])), change(pictures(own.tolist()))
         start = (fit.beta[reference], fit.pose[reference])
@@ -192,9 +147,7 @@ def clip_pairs(
     if moves is not None and not clip.still:
         moves.collect(fit.beta[valid], fit.pose[valid], rng)
     collected = {name: torch.cat([part[name] for part in parts]) for name in PAIR_FIELDS}
-    return {
-        name: (value if value.dtype == torch.uint8 else value.half()).numpy() for name, value in collected.items()
-    }
+    return {name: (value if value.dtype == torch.uint8 else value.half()).numpy() for name, value in collected.items()}
 
 
 def _moved_still(face, radius, alpha, start, portrait, moves) -> list[dict[str, torch.Tensor]]:
@@ -258,10 +211,53 @@ def build_pairs(
     return found
 
 
+def chances(face: FaceModel, expression: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How often each pair should be drawn, as a multiple of the plainest (N,), and which close the eyes (N,).
+
+    Closing and opening are told by the difference from the reference (N, 64) to the middle of the target's window
+    (N, 2r+1, 64).
+    """
+    openings = []
+    for values in (expression[:, expression.shape[1] // 2], beta):
+        parts = torch.from_numpy(values.astype(np.float32)).split(1024)
+        shapes = [face.vertices(torch.zeros(len(part), 80), part) for part in parts]
+        openings.append([torch.cat([measure(s) for s in shapes]) for measure in (eye_opening, mouth_opening)])
+    (eyes, mouth), (reference_eyes, reference_mouth) = openings
+    blinks = ((eyes < 0.65 * reference_eyes) & (reference_eyes > 0.15)).numpy()
+    speaks = (mouth > reference_mouth + 0.08).numpy()
+    return 1 + (BLINK_FACTOR - 1) * blinks + (SPEECH_FACTOR - 1) * speaks, blinks
+
+
 def take(source: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, torch.Tensor]:
     """Rows of all arrays as tensors: bytes as they are, everything else as float32."""
     batch = {name: torch.from_numpy(np.stack([values[i] for i in rows])) for name, values in source.items()}
     return {name: value if value.dtype == torch.uint8 else value.float() for name, value in batch.items()}
+
+
+def warped_pair_pictures(
+    batch: dict[str, torch.Tensor], face: FaceModel, refiner: WarpRefiner | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (N, 3, S, S) of pairs as sampling encodes them, and as the analytic flow alone warps them.
+
+    Pairs of one reference follow each other.
+    """
+    portrait, middle = batch["portrait"].float() / 255, batch["expression"].shape[1] // 2
+    beta, pose = batch["expression"][:, middle], batch["pose"] + batch["offset"][:, middle]
+    motion = (batch["expression"], batch["offset"], batch["beta"], batch["pose"])
+    painters: list[OpeningPainter] = []
+    for i in range(len(beta)):
+        if i and torch.equal(batch["portrait"][i], batch["portrait"][i - 1]):
+            painters.append(painters[-1])
+        else:
+            painters.append(OpeningPainter(face, portrait[i], batch["alpha"][i], batch["beta"][i], batch["pose"][i]))
+
+    def paint(pictures):
+        return torch.cat([
+            painter(pictures[i : i + 1], beta[i : i + 1], pose[i : i + 1]) for i, painter in enumerate(painters)
+        ])  # fmt: skip
+
+    warped = warped_portraits(portrait, batch["flow"], batch["guide"], motion, refiner, paint)[0]
+    return warped, warp(portrait, batch["flow"])
 
 
 @torch.no_grad()
@@ -278,28 +274,43 @@ def build_latents(
     count = len(pairs["pose"])
     for start in tqdm(range(0, count, BATCH), desc="latents"):
         batch = take(pairs, np.arange(start, min(start + BATCH, count)))
-        portrait, pixels = batch["portrait"].float() / 255, batch["pixels"].float() / 255
-        middle = batch["expression"].shape[1] // 2
-        beta, pose = batch["expression"][:, middle], batch["pose"] + batch["offset"][:, middle]
-        motion = (batch["expression"], batch["offset"], batch["beta"], batch["pose"])
-        painters = [
-            OpeningPainter(face, portrait[i], batch["alpha"][i], batch["beta"][i], batch["pose"][i])
-            for i in range(len(beta))
-        ]
-
-        def paint(pictures, painters=painters, beta=beta, pose=pose):
-            rows = range(len(pictures))
-            return torch.cat([painters[i](pictures[i : i + 1], beta[i : i + 1], pose[i : i + 1]) for i in rows])
-
-        warped = warped_portraits(portrait, batch["flow"], batch["guide"], motion, refiner, paint)[0]
-        bare = warp(portrait, batch["flow"])
-        latents = [encode_pictures(autoencoder, pictures) for pictures in (pixels, warped, bare, portrait)]
+        pictures = (batch["pixels"].float() / 255, *warped_pair_pictures(batch, face, refiner))
+        latents = [encode_pictures(autoencoder, part) for part in (*pictures, batch["portrait"].float() / 255)]
         looks = [
             make_reference(face, latents[3][i : i + 1], batch["alpha"][i], batch["beta"][i], batch["pose"][i])
-            for i in range(len(beta))
+            for i in range(len(latents[3]))
         ]
         for name, value in zip(LATENT_FIELDS, (*latents[:3], torch.cat(looks)), strict=True):
             collected[name].append(value.half().numpy())
     for name in LATENT_FIELDS:
         np.save(cache / f"{name}.npy", np.concatenate(collected.pop(name)))
     return _load(cache, LATENT_FIELDS)
+
+
+class StoredPairs:
+    """Pairs and their latents as arrays (on disk), drawn for training."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], face: FaceModel):
+        self.arrays = arrays
+        self.chance, self.blinks = chances(face, arrays["expression"], arrays["beta"])
+        self.rng = np.random.default_rng()
+        log.info("%d pairs, %d of them blinks", len(self), self.blinks.sum())
+
+    def __len__(self) -> int:
+        return len(self.arrays["pose"])
+
+    def take(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Rows of all arrays as tensors, with `blink` (N,) bool."""
+        return take(self.arrays, rows) | {"blink": torch.from_numpy(self.blinks[rows])}
+
+    def draw(self, count: int, in_a_row: int = 1) -> dict[str, torch.Tensor]:
+        """`count` pairs by chance. Stored pairs are in no order of time: in_a_row must be 1."""
+        if in_a_row != 1:
+            raise UserError("Temporal layers need frames in a row, which stored pairs are not. Set `fresh` to the "
+                            "number of processes that shall make pairs anew.")  # fmt: skip
+        return self.take(self.rng.choice(len(self), count, p=self.chance / self.chance.sum()))
+
+    def residuals(self, geometry: bool) -> torch.Tensor:
+        """Latent residuals of some pairs, to tell their size."""
+        target = torch.from_numpy(self.arrays["target"][::20].astype(np.float32))
+        return target - torch.from_numpy(self.arrays["warped"][::20].astype(np.float32)) if geometry else target

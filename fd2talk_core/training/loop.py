@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -54,11 +54,11 @@ class Task(Protocol):
     name: str
     model: nn.Module
 
-    def batches(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Endless training batches on the CPU."""
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Endless training batches; tensors are moved to where the model is."""
 
-    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Scalar loss and named numbers for the log; runs under autocast, `model` may be compiled."""
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Scalar loss and named numbers or scalar tensors for the log; runs under autocast, `model` may be compiled."""
 
     def validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
         """Score on held-back data, lower is better, and named numbers."""
@@ -194,7 +194,10 @@ def train(task: Task, settings: TrainSettings, run: Path, export_to: Path | None
         rate *= settings.final_lr + (1 - settings.final_lr) * cosine
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
+        batch = {
+            key: value.to(accelerator.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for key, value in batch.items()
+        }
         with accelerator.autocast():
             loss, numbers = task.loss(forward, batch)
         accelerator.backward(loss)
