@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 
@@ -76,11 +75,11 @@ def test_teeth_move_with_the_head(face, rest):
 
 
 def test_light_in_a_mouth_follows_its_tilt(face, rest):
-    points = face.project(face.vertices(rest[0], face.controls["jaw_open"]), rest[2], 1.0)[..., :2].numpy()
+    points = face.project(face.vertices(rest[0], face.controls["jaw_open"]), rest[2], 1.0)[None, :, :2]
     turned = 1 - points  # upside down
-    places = np.stack(np.meshgrid(np.linspace(0.42, 0.58, 9), np.linspace(0.55, 0.75, 15)), -1)
-    straight = mouth_light(points, 0.3, places)
-    assert np.allclose(mouth_light(turned, 0.3, 1 - places), straight)
+    places = torch.cartesian_prod(torch.linspace(0.42, 0.58, 9), torch.linspace(0.55, 0.75, 15))
+    straight = mouth_light(points, torch.tensor([0.3]), places)
+    assert torch.allclose(mouth_light(turned, torch.tensor([0.3]), 1 - places), straight, atol=1e-3)
     assert straight.min() < 0.3 and straight.max() > 0.7
 
 
@@ -107,10 +106,24 @@ def test_lips_that_close_cover_the_teeth(face, rest):
 
 
 def test_places_on_unmoved_lips_are_their_own(face, rest):
-    points = face.project(face.vertices(rest[0], face.controls["jaw_open"] * 0.3), rest[2], 1.0)[..., :2].numpy()
-    low, high = points[list(LIPS_OUTER)].min(0), points[list(LIPS_OUTER)].max(0)
-    places = np.stack(np.meshgrid(*(np.linspace(a, b, 30) for a, b in zip(low, high, strict=True))), -1)
-    found, on_lips = lip_places(points, points, places)
-    assert 0.3 < on_lips.mean() < 0.8
-    assert np.abs(found - places)[on_lips].max() < 0.1 * (high - low).max()
-    assert np.abs(found - places)[on_lips].mean() < 0.01 * (high - low).max()
+    points = face.project(face.vertices(rest[0], face.controls["jaw_open"] * 0.3), rest[2], 1.0)[None, :, :2]
+    low, high = points[0, list(LIPS_OUTER)].aminmax(dim=0)
+    places = torch.cartesian_prod(*(torch.linspace(a, b, 30) for a, b in zip(low, high, strict=True)))
+    found, on_lips = lip_places(points, points[0], places)
+    reach = (high - low).max()
+    assert 0.3 < on_lips.float().mean() < 0.8
+    assert (found - places)[on_lips].abs().max() < 0.1 * reach
+    assert (found - places)[on_lips].abs().mean() < 0.01 * reach
+
+
+def test_frames_are_painted_alike_alone_and_in_a_batch(face, rest):
+    reference = face.controls["jaw_open"] * 0.3
+    portrait = torch.rand(3, SIZE, SIZE)
+    painter = OpeningPainter(face, portrait, rest[0], reference, rest[2])
+    opened = face.controls["jaw_open"] + face.controls["blink_left"]
+    betas = torch.stack([opened, rest[1], reference + face.controls["blink_right"]])
+    pose, pictures = rest[2].expand(3, -1), torch.rand(3, 3, SIZE, SIZE)
+    together = painter(pictures.clone(), betas, pose)
+    alone = [painter(pictures[i : i + 1].clone(), betas[i : i + 1], pose[i : i + 1]) for i in range(3)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+    assert (together - pictures).abs().amax((1, 2, 3)).min() > 0.1

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from .landmarks import (
@@ -21,6 +19,7 @@ from .landmarks import (
     eye_opening,
 )
 from .model import FaceModel, rotation_matrix
+from .raster import Box, coverage, outset
 
 FLOW_GRID = 64
 RINGS = (1.25, 1.5)
@@ -36,6 +35,7 @@ FLOW_OVAL = FACE_OVAL[::2]
 _IRIS = [FLOW_VERTICES.index(i) for i in IRIS_RIGHT + IRIS_LEFT]
 # Eye openings between which the irises fade out of the flow; behind closing lids they would hold the eye open.
 IRIS_HIDDEN, IRIS_SEEN = 0.08, 0.2
+MASK_OUTSET = 0.1  # cells
 MASKS = ("lips", "mouth", "eyes", "face")
 
 
@@ -77,6 +77,7 @@ def dense_flow(
     target: tuple[torch.Tensor, torch.Tensor],
     grid: int = FLOW_GRID,
     torso: float = 1.0,
+    device: torch.device | None = None,
 ) -> torch.Tensor:
     """Where each place of the target frames comes from in the reference picture.
 
@@ -89,11 +90,13 @@ def dense_flow(
         target: expressions (N, 64) and poses (N, 6).
         grid: side of the flow field.
         torso: share of its usual motion that what lies below the chin takes; 0 = the torso stays still.
+        device: where to compute the field; by default, where the coefficients are.
 
     Returns backward displacements (N, 2, grid, grid) as x, y in shares of the crop's side.
     """
     source, _ = control_points(model, alpha, reference[0][None], reference[1][None])  # (1, P, 2)
     points, opening = control_points(model, alpha, *target)  # (N, P, 2)
+    source, points, opening = (value.to(device or points.device) for value in (source, points, opening))
     weight = torch.cat([torch.ones(len(FLOW_VERTICES)), _ring_weights(model, torso)]).to(points)
     shift = (source - points) * weight[:, None]
     points = source - shift
@@ -129,20 +132,14 @@ def warp(picture: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(pictures, where, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def region_masks(landmarks: torch.Tensor, cells: int, oversample: int = 4) -> torch.Tensor:
+def region_masks(landmarks: torch.Tensor, cells: int) -> torch.Tensor:
     """Soft masks of lips, mouth opening, eyes and face. Landmarks (N, 478, 2+) in shares -> (N, 4, cells, cells)."""
-    side = cells * oversample
-    masks = np.zeros((len(landmarks), len(MASKS), side, side), np.float32)
-    pixels = (landmarks[..., :2].cpu().numpy() * side).clip(-4 * side, 4 * side)
-    for index, points in enumerate(pixels):
-        shapes = ((LIPS_OUTER,), (LIPS_INNER,), (EYE_RIGHT, EYE_LEFT), (FACE_OVAL,))
-        for channel, contours in enumerate(shapes):
-            image = Image.new("L", (side, side))
-            draw = ImageDraw.Draw(image)
-            for contour in contours:
-                draw.polygon([tuple(points[i]) for i in contour], fill=1)
-            masks[index, channel] = np.asarray(image)
-    return F.avg_pool2d(torch.from_numpy(masks), oversample).to(landmarks.device)
+    points, whole = landmarks[..., :2].float() * cells, Box(0, 0, cells, cells)
+    lips, opening, right, left, face = (
+        coverage(outset(points[:, list(contour)], MASK_OUTSET), whole)
+        for contour in (LIPS_OUTER, LIPS_INNER, EYE_RIGHT, EYE_LEFT, FACE_OVAL)
+    )
+    return torch.stack([lips, opening, torch.maximum(right, left), face], 1)
 
 
 def around(mask: torch.Tensor, reach: int) -> torch.Tensor:

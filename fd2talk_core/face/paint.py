@@ -8,13 +8,12 @@ network works from it.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from .landmarks import EYE_LEFT, EYE_RIGHT, LIPS_INNER, LIPS_OUTER, eye_opening, mouth_opening
 from .model import FaceModel
+from .raster import Box, box_around, coverage, interpolate, outset, strip
 
 # Upper lid margins from corner to corner, and the skin above them that a closing lid brings down.
 UPPER_LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (263, 466, 388, 387, 386, 385, 384, 398, 362))
@@ -47,25 +46,8 @@ LOWER_RIM = 0.008  # share of the crop by which the lower lip reaches into the t
 PARTING, SLACK = 0.05, 0.04
 # Shares of its opening from which on an eye counts as closing, and at which its lid covers it fully.
 SHUT_FROM, SHUT_FULLY = 0.15, 0.5
-OVERSAMPLE = 2
-
-
-def _polygons(points: np.ndarray, contours: tuple[tuple[int, ...], ...], size: int) -> np.ndarray:
-    """Coverage (size, size) of closed contours of one face; points (478, 2) in shares of the picture."""
-    side = size * OVERSAMPLE
-    image = Image.new("L", (side, side))
-    draw = ImageDraw.Draw(image)
-    for contour in contours:
-        draw.polygon([tuple(points[i] * side) for i in contour], fill=255)
-    return np.asarray(image.reduce(OVERSAMPLE), dtype=np.float32) / 255
-
-
-def _lashes(points: np.ndarray, line: tuple[int, ...], size: int) -> np.ndarray:
-    side = size * OVERSAMPLE
-    image = Image.new("L", (side, side))
-    width = max(2, round(side * 0.006))
-    ImageDraw.Draw(image).line([tuple(points[i] * side) for i in line], fill=255, width=width, joint="curve")
-    return np.asarray(image.reduce(OVERSAMPLE), dtype=np.float32) / 255
+LASH_WIDTH = 0.006  # share of the crop
+OUTSET = 0.25  # pixels by which what is painted reaches over its contour
 
 
 def _colour_at(picture: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -74,122 +56,117 @@ def _colour_at(picture: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(soft, (points * 2 - 1)[None, None], align_corners=False)[0, :, 0].mean(1)
 
 
-def _box(mask: np.ndarray) -> tuple[slice, slice] | None:
-    """Rows and columns of what is not zero, a pixel wider; None if there is nothing."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if len(rows) == 0:
-        return None
-    return tuple(slice(max(line[0] - 1, 0), line[-1] + 2) for line in (rows, columns))
+def _sampled(picture: torch.Tensor, places: torch.Tensor, box: Box) -> torch.Tensor:
+    """A picture (C, S, S) at places (N, h * w, 2) in shares -> (N, C, h, w)."""
+    grid = (places * 2 - 1).view(len(places), box.height, box.width, 2)
+    pictures = picture.expand(len(places), -1, -1, -1)
+    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
-def _centres(box: tuple[slice, slice], size: int) -> np.ndarray:
-    """Places (h, w, 2) as x, y of a box's pixels, in shares of the picture."""
-    y, x = (np.arange(part.start, min(part.stop, size)) + 0.5 for part in box)
-    return np.stack(np.meshgrid(x, y), -1) / size
-
-
-def _sampled(picture: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """A picture (C, S, S) at places (h, w, 2) in shares -> (C, h, w)."""
-    grid = places[None] * 2 - 1
-    return F.grid_sample(picture[None], grid, padding_mode="border", align_corners=False)[0]
-
-
-def _put(picture: torch.Tensor, part: torch.Tensor, mask: np.ndarray, box: tuple[slice, slice]) -> torch.Tensor:
-    """A picture (3, S, S) with `part` (3, h, w) in a box of it, as far as the mask (S, S), softened, says."""
-    soft = F.avg_pool2d(torch.from_numpy(mask)[None], 3, 1, 1)[:, box[0], box[1]].to(picture)
-    picture = picture.clone()
-    picture[:, box[0], box[1]] = torch.lerp(picture[:, box[0], box[1]], part.to(picture), soft)
-    return picture
+def _put(pictures: torch.Tensor, rows: torch.Tensor, box: Box, part: torch.Tensor, mask: torch.Tensor) -> None:
+    """Change some of the pictures (N, 3, S, S) in a box to `part` (n, 3, h, w), as far as the mask (n, h, w), softened,
+    says."""
+    soft = F.avg_pool2d(mask[:, None], 3, 1, 1).to(pictures)
+    y, x = box.slices
+    pictures[rows, :, y, x] = torch.lerp(pictures[rows, :, y, x], part.to(pictures), soft)
 
 
 class _MouthAxes:
-    """Places along a mouth, from its left corner in the picture, and across it, downwards; of one face's points."""
+    """Places along mouths, from their left corner in the picture, and across them, downwards; of points (N, 478, 2)."""
 
-    def __init__(self, points: np.ndarray):
-        self.points, self.corner = points, points[INNER_UPPER[0]]
-        along = points[INNER_UPPER[-1]] - self.corner
-        self.width = max(float(np.hypot(*along)), 1e-6)
-        self.along = along / self.width
+    def __init__(self, points: torch.Tensor):
+        self.points, self.corner = points, points[:, INNER_UPPER[:1]]
+        along = points[:, INNER_UPPER[-1:]] - self.corner
+        self.width = (along**2).sum(-1).sqrt().clamp(min=1e-6)  # (N, 1)
+        self.along = along / self.width[..., None]
 
-    def __call__(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N or 1, M, 2) -> (N, M) each."""
         # No matrix products here and below: in their last bits they depend on where in memory the numbers lie, and a
         # render that goes on must give the same pictures.
-        x, y = np.moveaxis(places - self.corner, -1, 0)
-        return x * self.along[0] + y * self.along[1], y * self.along[0] - x * self.along[1]
+        (x, y), (ax, ay) = (places - self.corner).unbind(-1), self.along.unbind(-1)
+        return x * ax + y * ay, y * ax - x * ay
 
-    def edge(self, contour: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def edge(self, contour: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """The same of a contour from corner to corner, made to go forward only."""
-        place, depth = self(self.points[list(contour)])
-        return np.maximum.accumulate(place), depth
+        place, depth = self(self.points[:, list(contour)])
+        return place.cummax(1)[0], depth
 
 
-def mouth_light(points: np.ndarray, opening: float, places: np.ndarray) -> np.ndarray:
-    """How light it is at places (h, w, 2) inside a mouth, over its lips.
+def mouth_light(points: torch.Tensor, opening: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """How light it is at places (M, 2) inside mouths, over their lips -> (N, M).
 
-    points: (478, 2) of the face, in the same unit. opening: of the mouth in inter-ocular distances.
+    points: (N, 478, 2) of the faces, in the same unit. opening: of the mouths (N,) in inter-ocular distances.
     """
-    axes = _MouthAxes(points)
-    place, depth = axes(places)
-    upper, lower = (np.interp(place, *axes.edge(contour)) for contour in (INNER_UPPER, INNER_LOWER))
-    down = ((depth - upper) / np.maximum(lower - upper, 1e-6)).clip(0, 1)
-    knots = np.array([[np.interp(opening, MOUTH_OPENINGS, row) for row in column]
-                      for column in np.array(MOUTH_LIGHT).transpose(2, 1, 0)])  # fmt: skip
-    line = np.linspace(0, 1, knots.shape[1])
-    middle, corners = (np.interp(down, line, column) for column in knots)
-    side = (np.abs(2 * place / axes.width - 1) / CORNER).clip(0, 1) ** CORNER_POWER
+    axes, count = _MouthAxes(points), len(points)
+    place, depth = axes(places[None])
+    upper, lower = (interpolate(place, *axes.edge(contour)) for contour in (INNER_UPPER, INNER_LOWER))
+    down = ((depth - upper) / (lower - upper).clamp(min=1e-6)).clamp(0, 1)
+    table = torch.tensor(MOUTH_LIGHT, device=points.device)  # (openings, rows, columns)
+    openings = torch.tensor([MOUTH_OPENINGS], device=points.device)
+    knots = interpolate(opening[None], openings, table.flatten(1)[None]).view(count, *table.shape[1:])
+    line = torch.linspace(0, 1, table.shape[1], device=points.device).expand(count, -1)
+    middle, corners = interpolate(down, line, knots).unbind(-1)
+    side = ((2 * place / axes.width - 1).abs() / CORNER).clamp(0, 1) ** CORNER_POWER
     return middle + side * (corners - middle)
 
 
-def lip_places(points: np.ndarray, source: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where places (h, w, 2) on the lips of a face with `points` (478, 2) lie when its points are at `source`.
+def lip_places(points: torch.Tensor, source: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where places (M, 2) on the lips of faces with `points` (N, 478, 2) lie when the points are at `source` (478, 2).
 
     Each lip is a strip between its outer and its inner contour, so nothing of what is between the lips gets onto them,
-    as it does in a smooth flow. Returns places (h, w, 2), of those beside the lips the nearest ones', and which are on
-    a lip (h, w).
+    as it does in a smooth flow. Returns places (N, M, 2), of those beside the lips the nearest ones', and which are on
+    a lip (N, M).
     """
-    axes = _MouthAxes(points)
-    place, depth = axes(places)
-    numbers = np.arange(len(OUTER_UPPER))
+    axes, count = _MouthAxes(points), len(points)
+    place, depth = axes(places[None])
+    numbers = torch.arange(len(OUTER_UPPER), device=points.device, dtype=points.dtype).expand(count, -1)
     lips = []
     for contours in ((OUTER_UPPER, INNER_UPPER), (OUTER_LOWER, INNER_LOWER)):
         outer, inner = (axes.edge(contour) for contour in contours)
-        outside, inside = (np.interp(place, *edge) for edge in (outer, inner))
+        outside, inside = (interpolate(place, *edge) for edge in (outer, inner))
         thick = inside - outside
-        share = (depth - outside) / np.where(np.abs(thick) < 1e-6, 1e-6, thick)
-        number = np.interp(place, (outer[0] + inner[0]) / 2, numbers)
-        ends = [np.stack([np.interp(number, numbers, source[list(contour)][:, axis]) for axis in (0, 1)], -1)
-                for contour in contours]  # fmt: skip
-        own = (share >= 0) & (share <= 1) & (place >= outer[0][0]) & (place <= outer[0][-1])
-        lips.append((ends[0] + share.clip(0, 1)[..., None] * (ends[1] - ends[0]), own, inside))
+        share = (depth - outside) / torch.where(thick.abs() < 1e-6, 1e-6, thick)
+        number = interpolate(place, (outer[0] + inner[0]) / 2, numbers)
+        ends = [
+            interpolate(number, numbers, source[list(contour)].expand(count, -1, -1)) for contour in contours
+        ]  # fmt: skip
+        own = (share >= 0) & (share <= 1) & (place >= outer[0][:, :1]) & (place <= outer[0][:, -1:])
+        lips.append((torch.lerp(*ends, share.clamp(0, 1)[..., None].expand_as(ends[0])), own, inside))
     upper, lower = lips
     above = depth <= (upper[2] + lower[2]) / 2
-    return np.where(above[..., None], upper[0], lower[0]), np.where(above, upper[1], lower[1])
+    return torch.where(above[..., None], upper[0], lower[0]), torch.where(above, upper[1], lower[1])
 
 
 class OpeningPainter:
-    """Colours of one portrait (crop (3, S, S) in 0..1, with its alpha, beta and pose), and painting with them."""
+    """Colours of one portrait (crop (3, S, S) in 0..1, with its alpha, beta and pose), and painting with them.
+
+    The crop may be on any device, on which pictures are painted then; everything else is on the CPU.
+    """
 
     def __init__(
         self, model: FaceModel, crop: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor, pose: torch.Tensor
     ):
         self.model, self.alpha, self.beta = model, alpha, beta
-        self.crop = crop = crop.cpu()
+        self.crop, self.size = crop, crop.shape[-1]
         rest = model.vertices(alpha, beta)
         points = model.project(rest, pose, 1.0)[..., :2]
         self.mouth_rest, self.eye_rest = float(mouth_opening(rest)), float(eye_opening(rest))
-        self.lips = _colour_at(crop, points[list(LIPS_OUTER)])
-        self.lids = [_colour_at(crop, points[list(skin)]) for skin in LID_SKIN]
+        self.lips = _colour_at(crop, points[list(LIPS_OUTER)].to(crop))
+        self.lids = [_colour_at(crop, points[list(skin)].to(crop)) for skin in LID_SKIN]
         self.mouth, self.mouth_places = rest[list(LIPS_OUTER)], points[list(LIPS_OUTER)]
-        self.points = points.numpy()
-        size = crop.shape[-1]
-        inside = torch.from_numpy(_polygons(self.points, (LIPS_INNER,), size))
-        rim = round(LOWER_RIM * size)
-        inside = torch.minimum(inside, F.pad(inside, (0, 0, 0, rim))[rim:])
-        self.between_lips = torch.cat([crop, F.avg_pool2d(inside[None], 3, 1, 1)])  # (4, S, S)
+        self.points = points.to(crop)
+        inside = self._covered(self.points[None], LIPS_INNER, Box(0, 0, self.size, self.size))
+        rim = round(LOWER_RIM * self.size)
+        inside = torch.minimum(inside, F.pad(inside, (0, 0, 0, rim))[:, rim:])
+        self.between_lips = torch.cat([crop, F.avg_pool2d(inside, 3, 1, 1)])  # (4, S, S)
+
+    def _covered(self, points: torch.Tensor, contour: tuple[int, ...], box: Box) -> torch.Tensor:
+        """How far a contour of faces with points (n, 478, 2) in shares covers a box (n, h, w)."""
+        return coverage(outset(points[:, list(contour)] * self.size, OUTSET), box)
 
     def __call__(self, warped: torch.Tensor, beta: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
         """Paint into warped pictures (N, 3, S, S) of target frames (N, 64), (N, 6), in place; returns them."""
-        size = warped.shape[-1]
         shapes = self.model.vertices(self.alpha.expand(len(beta), -1), beta)
         opening = mouth_opening(shapes)
         # What the reference shows between its lips moves well enough with the warp while the opening hardly changes.
@@ -199,34 +176,21 @@ class OpeningPainter:
         parting = ((change - slack) / PARTING).clamp(0, 1)
         closing = shown * ((-change - slack) / PARTING).clamp(0, 1)
         hidden = closing * (1 - ((opening - TEETH_HIDDEN) / (TEETH_SEEN - TEETH_HIDDEN)).clamp(0, 1))
-        mouth = torch.maximum(parting, closing)
-        back = self._back(pose)
         shut = (1 - eye_opening(shapes) / max(self.eye_rest, 1e-3)).clamp(0, 1)
-        points = self.model.project(shapes, pose, 1.0)[..., :2].numpy()
-        open_beta = beta.clone()
-        lids = self.model.slices["eyelids"]
-        open_beta[:, lids] = self.beta[lids]
-        wide = self.model.landmarks(self.alpha.expand(len(beta), -1), open_beta, pose, 1.0)[..., :2].numpy()
-        for index in range(len(beta)):
-            picture = warped[index]
-            if closing[index] > 0:
-                picture = self._close(picture, points[index], float(closing[index]))
-            if mouth[index] > 0:
-                mask = _polygons(points[index], (LIPS_INNER,), size) * float(mouth[index])
-                beyond = float(parting[index]), float(hidden[index])
-                picture = self._open(picture, mask, points[index], back[index], float(opening[index]), beyond)
-            if shut[index] > SHUT_FROM:
-                for contour, line, colour in zip((EYE_RIGHT, EYE_LEFT), UPPER_LIDS, self.lids, strict=True):
-                    # Nearly shut, the last gap between the lids is covered too; the lashes mark it.
-                    gap = 1 - ((float(shut[index]) - 0.45) / 0.2)
-                    seen = _polygons(points[index], (contour,), size) * min(1.0, max(0.0, gap))
-                    covered = _polygons(wide[index], (contour,), size) - seen
-                    # The lids of a face at rest tremble a little.
-                    strength = min(1.0, (float(shut[index]) - SHUT_FROM) / (SHUT_FULLY - SHUT_FROM))
-                    picture = self._blend(picture, covered.clip(0, 1) * strength, colour)
-                    lashes = _lashes(points[index], line, size) * 0.8 * strength
-                    picture = self._blend(picture, lashes, colour * LASH_DARKNESS)
-            warped[index] = picture
+        points = self.model.project(shapes, pose, 1.0)[..., :2]
+        rows = closing.nonzero()[:, 0]
+        if len(rows):
+            self._close(warped, rows, points[rows], closing[rows])
+        rows = torch.maximum(parting, closing).nonzero()[:, 0]
+        if len(rows):
+            found = (value[rows] for value in (points, self._back(pose), opening, parting, closing, hidden))
+            self._open(warped, rows, *found)
+        rows = (shut > SHUT_FROM).nonzero()[:, 0]
+        if len(rows):
+            open_beta, lids = beta[rows], self.model.slices["eyelids"]
+            open_beta[:, lids] = self.beta[lids]
+            wide = self.model.landmarks(self.alpha.expand(len(rows), -1), open_beta, pose[rows], 1.0)[..., :2]
+            self._shut(warped, rows, points[rows], wide, shut[rows])
         return warped
 
     def _back(self, pose: torch.Tensor) -> torch.Tensor:
@@ -243,37 +207,60 @@ class OpeningPainter:
         return torch.cat([linear, offset[:, None]], 1)
 
     def _open(
-        self, picture: torch.Tensor, mask: np.ndarray, points: np.ndarray, back: torch.Tensor, opening: float,
-        guessed: tuple[float, float],
-    ) -> torch.Tensor:  # fmt: skip
-        """Show what is between the lips where the mask (S, S) says: teeth of the reference, or a guess.
+        self, pictures: torch.Tensor, rows: torch.Tensor, points: torch.Tensor, back: torch.Tensor,
+        opening: torch.Tensor, parting: torch.Tensor, closing: torch.Tensor, hidden: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """Show what is between the lips of some pictures: teeth of the reference, or a guess.
 
-        guessed: how much of a guess there is where the reference shows nothing, and where it does.
+        parting: how much of a guess there is where the reference shows nothing; hidden: and where it does.
         """
-        box = _box(mask)
+        box = box_around(points[:, list(LIPS_INNER)] * self.size, self.size)
         if box is None:
-            return picture
-        places = _centres(box, len(mask))
-        light = torch.from_numpy(mouth_light(points, opening, places).astype(np.float32))[..., None]
-        guess = (light * torch.tensor(LIGHT_SLOPE) + torch.tensor(LIGHT_OFFSET)) * self.lips
-        places = torch.from_numpy(places.astype(np.float32))
-        there = places[..., :1] * back[0] + places[..., 1:] * back[1] + back[2]
-        found = _sampled(self.between_lips, there)
-        guessed = torch.lerp(torch.full_like(found[3:], guessed[0]), torch.full_like(found[3:], guessed[1]), found[3:])
-        shown = torch.lerp(found[:3], guess.clamp(0, 1).permute(2, 0, 1), guessed)
-        return _put(picture, shown, mask, box)
+            return
+        rows, points, back, opening, parting, closing, hidden = (
+            value.to(pictures.device) for value in (rows, points, back, opening, parting, closing, hidden)
+        )
+        mask = self._covered(points, LIPS_INNER, box) * torch.maximum(parting, closing)[:, None, None]
+        places = box.places(self.size, points.device)
+        light = mouth_light(points, opening, places)[..., None]
+        slope, offset = (torch.tensor(values, device=light.device) for values in (LIGHT_SLOPE, LIGHT_OFFSET))
+        guess = ((light * slope + offset) * self.lips).clamp(0, 1).transpose(1, 2)
+        guess = guess.unflatten(2, (box.height, box.width))
+        there = places[:, :1] * back[:, None, 0] + places[:, 1:] * back[:, None, 1] + back[:, None, 2]
+        found = _sampled(self.between_lips, there, box)
+        parting, hidden = parting[:, None, None, None], hidden[:, None, None, None]
+        guessed = parting + found[:, 3:] * (hidden - parting)
+        _put(pictures, rows, box, torch.lerp(found[:, :3], guess, guessed.expand_as(guess)), mask)
 
-    def _close(self, picture: torch.Tensor, points: np.ndarray, strength: float) -> torch.Tensor:
-        """Lips that come together, without what was between them."""
-        mask = _polygons(points, (LIPS_OUTER,), picture.shape[-1])
-        box = _box(mask)
+    def _close(self, pictures: torch.Tensor, rows: torch.Tensor, points: torch.Tensor, strength: torch.Tensor) -> None:
+        """Lips of some pictures that come together, without what was between them."""
+        box = box_around(points[:, list(LIPS_OUTER)] * self.size, self.size)
         if box is None:
-            return picture
-        there, on_lips = lip_places(points, self.points, _centres(box, len(mask)))
-        mask[box] *= on_lips * strength
-        return _put(picture, _sampled(self.crop, torch.from_numpy(there.astype(np.float32))), mask, box)
+            return
+        rows, points, strength = (value.to(pictures.device) for value in (rows, points, strength))
+        there, on_lips = lip_places(points, self.points, box.places(self.size, points.device))
+        mask = self._covered(points, LIPS_OUTER, box) * strength[:, None, None]
+        mask = mask * on_lips.view(mask.shape)
+        _put(pictures, rows, box, _sampled(self.crop, there, box), mask)
 
-    @staticmethod
-    def _blend(picture: torch.Tensor, mask: np.ndarray, colour: torch.Tensor) -> torch.Tensor:
-        soft = F.avg_pool2d(torch.from_numpy(np.ascontiguousarray(mask))[None], 3, 1, 1).to(picture)
-        return picture + soft * (colour.to(picture)[:, None, None] - picture)
+    def _shut(
+        self, pictures: torch.Tensor, rows: torch.Tensor, points: torch.Tensor, wide: torch.Tensor, shut: torch.Tensor
+    ) -> None:
+        """Lids of some pictures that come down over eyes whose lids would be at `wide` (n, 478, 2)."""
+        boxes = [box_around(torch.cat([points, wide])[:, list(contour)] * self.size, self.size, margin=4)
+                 for contour in (EYE_RIGHT, EYE_LEFT)]  # fmt: skip
+        rows, points, wide, shut = (value.to(pictures.device) for value in (rows, points, wide, shut[:, None, None]))
+        # Nearly shut, the last gap between the lids is covered too; the lashes mark it.
+        gap = (1 - (shut - 0.45) / 0.2).clamp(0, 1)
+        # The lids of a face at rest tremble a little.
+        strength = ((shut - SHUT_FROM) / (SHUT_FULLY - SHUT_FROM)).clamp(0, 1)
+        for box, contour, line, colour in zip(boxes, (EYE_RIGHT, EYE_LEFT), UPPER_LIDS, self.lids, strict=True):
+            if box is None:
+                continue
+            seen = self._covered(points, contour, box) * gap
+            covered = (self._covered(wide, contour, box) - seen).clamp(0, 1) * strength
+            colour = colour[:, None, None].expand(len(rows), -1, box.height, box.width)
+            _put(pictures, rows, box, colour, covered)
+            width = max(1.0, LASH_WIDTH * self.size)
+            lashes = coverage(strip(points[:, list(line)] * self.size, width), box)
+            _put(pictures, rows, box, colour * LASH_DARKNESS, lashes * (0.8 * strength))

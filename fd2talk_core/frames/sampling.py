@@ -34,11 +34,12 @@ FLOW_CHANNEL_SCALE = 8.0  # brings displacements, in shares of the crop, to abou
 def make_guide(
     face_model: FaceModel, alpha: torch.Tensor, beta: torch.Tensor, pose: torch.Tensor, flow: torch.Tensor, cells: int
 ) -> torch.Tensor:
-    """Guide channels of target frames: masks (4), flow (2), head coordinates (2) -> (N, 8, cells, cells)."""
+    """Guide channels of target frames: masks (4), flow (2), head coordinates (2) -> (N, 8, cells, cells), on the
+    flow's device."""
     landmarks = face_model.landmarks(alpha.expand(len(beta), -1), beta, pose, 1.0)
-    masks = region_masks(landmarks, cells)
+    masks = region_masks(landmarks.to(flow.device), cells)
     small = F.interpolate(flow, size=(cells, cells), mode="area")
-    return torch.cat([masks, small * FLOW_CHANNEL_SCALE, head_coordinates(pose, cells)], 1)
+    return torch.cat([masks, small * FLOW_CHANNEL_SCALE, head_coordinates(pose, cells).to(flow.device)], 1)
 
 
 def make_reference(
@@ -130,7 +131,7 @@ class FrameSampler:
         self.coder, self.torso = coder or model.autoencoder, torso
         self.device = next(model.parameters()).device
         self.crop = appearance.crop.to(self.device)
-        self.paint = OpeningPainter(face_model, appearance.crop, appearance.alpha, appearance.beta, appearance.pose)
+        self.paint = OpeningPainter(face_model, self.crop, appearance.alpha, appearance.beta, appearance.pose)
         with torch.no_grad():
             latent = encode_pictures(self.coder, self.crop[None], dtype).cpu()
             reference = make_reference(face_model, latent, appearance.alpha, appearance.beta, appearance.pose)
@@ -154,19 +155,21 @@ class FrameSampler:
         """
         look, middle = self.appearance, motion[0].shape[1] // 2
         beta, pose = motion[0][:, middle], look.pose + motion[1][:, middle]
-        # One by one: in batches the distances between cells and points leave the processor's cache.
+        # One by one on a CPU: in batches the distances between cells and points leave its cache.
+        at_once = 1 if self.device.type == "cpu" else len(beta)
         flow = torch.cat([
-            dense_flow(self.face_model, look.alpha, (look.beta, look.pose), target, torso=self.torso)
-            for target in zip(beta.split(1), pose.split(1), strict=True)
+            dense_flow(
+                self.face_model, look.alpha, (look.beta, look.pose), target, torso=self.torso, device=self.device
+            )
+            for target in zip(beta.split(at_once), pose.split(at_once), strict=True)
         ])  # fmt: skip
         guide = make_guide(self.face_model, look.alpha, beta, pose, flow, look.size // LATENT_FACTOR)
         if not self.model.config.geometry:
-            nothing = torch.zeros(len(beta), 16, look.size // LATENT_FACTOR, look.size // LATENT_FACTOR)
-            return WarpedFrames(nothing.to(self.device), torch.zeros_like(guide).to(self.device), flow, None)
-        guide = guide.to(self.device)
+            nothing = guide.new_zeros(len(beta), 16, *guide.shape[2:])
+            return WarpedFrames(nothing, torch.zeros_like(guide), flow, None)
         refiner, paint = self.model.refiner, lambda pictures: self.paint(pictures, beta, pose)
         pictures, flow, still = warped_portraits(
-            self.crop, flow.to(self.device), guide, tuple(part.to(self.device) for part in motion),
+            self.crop, flow, guide, tuple(part.to(self.device) for part in motion),
             None if bare else refiner, None if bare else paint,
         )  # fmt: skip
         return WarpedFrames(encode_pictures(self.coder, pictures, self.dtype), guide, flow, still)
@@ -207,17 +210,13 @@ class FrameSampler:
                     # Incremental guidance over both conditions (E20 of the reference), in x0 form.
                     neither, look_only = predict(x, level, False, False), predict(x, level, False, True)
                     clean = (
-                        neither
-                        + appearance_guidance * (look_only - neither)
-                        + motion_guidance * (clean - look_only)
+                        neither + appearance_guidance * (look_only - neither) + motion_guidance * (clean - look_only)
                     )
                 x = scheduler.step((x - clean) / sigma, time, x).prev_sample
         return given.latents + model.residual_scale * x, given
 
     @torch.no_grad()
-    def decode(
-        self, latents: torch.Tensor, sharpen: float = 0.0, still: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, sharpen: float = 0.0, still: torch.Tensor | None = None) -> torch.Tensor:
         """Latents -> float32 pictures (N, size, size, 3) in 0..1 on the CPU, unsharp-masked by `sharpen`.
 
         still: as in WarpedFrames; there the portrait's own pixels remain.

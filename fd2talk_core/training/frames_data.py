@@ -244,17 +244,14 @@ def warped_pair_pictures(
     portrait, middle = batch["portrait"].float() / 255, batch["expression"].shape[1] // 2
     beta, pose = batch["expression"][:, middle], batch["pose"] + batch["offset"][:, middle]
     motion = (batch["expression"], batch["offset"], batch["beta"], batch["pose"])
-    painters: list[OpeningPainter] = []
-    for i in range(len(beta)):
-        if i and torch.equal(batch["portrait"][i], batch["portrait"][i - 1]):
-            painters.append(painters[-1])
-        else:
-            painters.append(OpeningPainter(face, portrait[i], batch["alpha"][i], batch["beta"][i], batch["pose"][i]))
+    firsts = [i for i in range(len(beta)) if i == 0 or not torch.equal(batch["portrait"][i], batch["portrait"][i - 1])]
 
     def paint(pictures):
-        return torch.cat([
-            painter(pictures[i : i + 1], beta[i : i + 1], pose[i : i + 1]) for i, painter in enumerate(painters)
-        ])  # fmt: skip
+        parts = []
+        for first, end in zip(firsts, [*firsts[1:], len(beta)], strict=True):
+            own, rows = (batch[name][first] for name in ("alpha", "beta", "pose")), slice(first, end)
+            parts.append(OpeningPainter(face, portrait[first], *own)(pictures[rows], beta[rows], pose[rows]))
+        return torch.cat(parts)
 
     warped = warped_portraits(portrait, batch["flow"], batch["guide"], motion, refiner, paint)[0]
     return warped, warp(portrait, batch["flow"])
