@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from .errors import UserError
 
 FORMAT = "1"
+# What users may call the parts by; others have a name that is plain enough.
+PARTS = {"motion": "motion model", "frames": "frame model", "tracker": "face tracker"}
 
 
 @dataclass
@@ -67,6 +69,16 @@ def checkpoint_kind(path: str | Path) -> str:
     return kind.removeprefix("fd2talk.") if kind.startswith("fd2talk.") else ""
 
 
+def part(kind: str) -> str:
+    """A kind of weights in words."""
+    return PARTS.get(kind, kind.replace("_", " ").replace("-", " "))
+
+
+def described(kind: str) -> str:
+    """What a file of a kind is, "" for a stranger's, to go on "The file x ..."."""
+    return f"holds FD2Talk's {part(kind)}" if kind else "is not one of FD2Talk's"
+
+
 def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
     """Read a weights file of the wanted kind, tensors as float32.
 
@@ -74,10 +86,7 @@ def load_checkpoint(path: str | Path, kind: str) -> Checkpoint:
     """
     found = checkpoint_kind(path)
     if found != kind:
-        what = f"FD2Talk {found} weights" if found else "not an FD2Talk checkpoint"
-        raise UserError(
-            f"The file {Path(path).name} is {what}, but {kind} weights are needed here. Choose another file."
-        )
+        raise UserError(f"The file {Path(path).name} {described(found)}, not the {part(kind)}. Choose another file.")
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata()
         state = {name: file.get_tensor(name) for name in file.keys()}

@@ -52,6 +52,11 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def usual_batch(device: torch.device) -> int:
+    """How many frames to make at once: on a GPU enough to fill it, on a CPU so few that one stays quick to cancel."""
+    return 8 if device.type == "cpu" else 32
+
+
 def autocast(device: torch.device, dtype: torch.dtype | None = None) -> contextlib.AbstractContextManager:
     """Autocast to `dtype`, or to what is fast there when None; nothing to do for float32."""
     dtype = dtype or fast_dtype(device)

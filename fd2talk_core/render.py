@@ -16,6 +16,7 @@ import torch
 
 from .ahead import ahead
 from .audio.loading import frame_count
+from .device import usual_batch
 from .frames.appearance import Appearance
 from .frames.detail import DetailLayer
 from .frames.limits import torso_share
@@ -95,15 +96,15 @@ def render_key(model: torch.nn.Module, appearance: Appearance, motion: MotionCli
     """
     arrays = [value for value in settings if isinstance(value, np.ndarray)]
     others = [value for value in settings if not isinstance(value, np.ndarray)]
-    faces = (getattr(appearance, "box", None), getattr(appearance, "others", ()))
+    faces = (appearance.box, appearance.others)
     known = (others, appearance.crop_box, appearance.size, faces, motion.fps, motion.face_model)
     digest = hashlib.sha256(repr(known).encode())
     values = (appearance.alpha, appearance.beta, appearance.pose, motion.expression, motion.pose)
     for tensor in (*values, *model.state_dict().values()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(tensor.view(torch.uint8).numpy() if tensor.ndim else repr(tensor.item()).encode())
-    opacity = getattr(appearance, "opacity", None)
-    for array in (appearance.picture, *([] if opacity is None else [opacity]), *arrays):
+    own = [appearance.picture] if appearance.opacity is None else [appearance.picture, appearance.opacity]
+    for array in (*own, *arrays):
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
 
@@ -131,7 +132,7 @@ def render_frames(
     writer: SegmentedWriter,
     settings: RenderSettings,
     *,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     dtype: torch.dtype | None = None,
     coder=None,
     progress: Callable[[int, int], None] | None = None,
@@ -146,18 +147,19 @@ def render_frames(
 
     Args:
         motion: at the video's rate and length, within its limits (`soft_limit`).
-        batch_size: frames made at once; made a divisor of the writer's segments, see `whole_batch`.
+        batch_size: frames made at once, None = what suits the device; made a divisor of the writer's segments, see
+            `whole_batch`.
         dtype, coder: as in `sample_frames`.
         progress: called with (frames written, frames in all) after each frame that is pasted; may raise to cancel.
         preview: called with the newest frame, uint8 (H, W, 3), once per batch.
         out_of_memory: exceptions after which smaller batches are tried, once free_memory was called.
     """
-    total, batch = len(motion), whole_batch(batch_size)
+    total, batch = len(motion), whole_batch(batch_size or usual_batch(next(model.parameters()).device))
     torso = torso_share(settings.torso)
     compositor = SparingCompositor(appearance) if settings.paste else None
     detail = DetailLayer(face_model, appearance, torso) if settings.paste else None
     inference = torch.is_inference_mode_enabled()
-    transparent = writer.form.keeps_alpha and getattr(appearance, "opacity", None) is not None
+    transparent = writer.form.keeps_alpha and appearance.opacity is not None
     matte = MovingMatte(appearance, compositor) if transparent else None
 
     def write(pictures, alpha: torch.Tensor | None) -> None:

@@ -27,7 +27,7 @@ from .common import (
     to_uint8,
 )
 from .faces import FACE_ORDERS, face_choice, index_input, mark_inputs, order_inputs
-from .frames import BATCH, BYTES_PER_PIXEL, SHORT_MEMORY, batch_size_input, batch_that_fits, frame_store, steps_input
+from .frames import BYTES_PER_PIXEL, SHORT_MEMORY, batch_size_input, batch_that_fits, frame_store, steps_input
 from .motion import gain_input
 from .portrait import size_input
 
@@ -140,7 +140,7 @@ class DubVideo(io.ComfyNode):
         face_order: str = FACE_ORDERS[0],
         point_x: float = 0.5,
         point_y: float = 0.5,
-        batch_size: int = BATCH,
+        batch_size: int = 0,
     ) -> io.NodeOutput:
         from ..fd2talk_core.audio.loading import SAMPLE_RATE, to_mono_16k
         from ..fd2talk_core.dubbing import (

@@ -9,6 +9,7 @@ import comfy.model_management as mm
 import torch
 from comfy_api.latest import io
 
+from ..fd2talk_core.device import usual_batch
 from ..fd2talk_core.errors import UserError
 from .common import (
     CATEGORY,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 # Activations take 240 bytes per pixel of one frame (measured, fp32, 256 and 512); twice that leaves room for cuDNN.
 BYTES_PER_PIXEL = 500
-BATCH = 8
+BATCH = 8  # frames pasted at once
 SHORT_MEMORY = "The graphics memory is short, so fewer frames than batch_size are made at once."
 TORSO = ("follow", "stay")
 
@@ -82,11 +83,12 @@ def guidance_inputs() -> list[io.Float.Input]:
 def batch_size_input(optional: bool = False) -> io.Int.Input:
     return io.Int.Input(
         "batch_size",
-        default=BATCH,
-        min=1,
+        default=0,
+        min=0,
         max=64,
         optional=optional,
-        tooltip="The most frames made at once. Fewer are made when memory is short.",
+        tooltip="The most frames made at once; 0 = what suits the device (32 on a GPU, 8 on a CPU). "
+        "Fewer are made when memory is short.",
         advanced=True,
     )
 
@@ -105,11 +107,13 @@ def vae_input() -> io.Vae.Input:
 
 
 def batch_that_fits(patcher: ModelPatcher, batch_size: int, frames: int, size: int) -> int:
-    """At most `batch_size` frames of `size` pixels that are made at once in the memory that is free on the device.
+    """At most `batch_size` frames of `size` pixels, 0 = what suits the device, that are made at once in the memory that
+    is free there.
 
     Loads the network: until then the memory may be full of models of other nodes, which ComfyUI unloads for it.
     """
-    wanted, needed = min(batch_size, frames), size * size * BYTES_PER_PIXEL
+    wanted = min(batch_size or usual_batch(patcher.load_device), frames)
+    needed = size * size * BYTES_PER_PIXEL
     loaded(patcher, wanted * needed)
     return max(1, min(wanted, int(mm.get_free_memory(patcher.load_device) // needed)))
 

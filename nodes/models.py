@@ -50,7 +50,7 @@ def same_face_model(face_model: FaceModel, network_hash: str, part: str) -> None
 
 def load_models(checkpoint: str = SHIPPED, dtype: str = "auto"):
     """Stage 1's patcher and stage 2 as LoadedFrameModel; a checkpoint that is not SHIPPED replaces one of the two."""
-    from ..fd2talk_core.checkpoint import checkpoint_kind
+    from ..fd2talk_core.checkpoint import checkpoint_kind, described
     from ..fd2talk_core.face.model import FaceModel
     from ..fd2talk_core.face.tracker import FaceTracker
     from ..fd2talk_core.frames.model import FrameModel
@@ -62,9 +62,8 @@ def load_models(checkpoint: str = SHIPPED, dtype: str = "auto"):
         kind = checkpoint_kind(path)
         if kind not in ("motion", "frames"):
             raise UserError(
-                f"The file {checkpoint} in models/{FOLDER} is "
-                f"{f'FD2Talk {kind} weights' if kind else 'not an FD2Talk checkpoint'}, but motion or frames "
-                "weights are needed here. Choose another file, or the default."
+                f"The file {checkpoint} in models/{FOLDER} {described(kind)}, and cannot be loaded here. "
+                "Choose a motion model or a frame model, or the default."
             )
         paths[kind] = path
     # Networks draw random weights before they get their own; other nodes' random numbers must not depend on that.

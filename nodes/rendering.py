@@ -91,7 +91,7 @@ def render_to_file(
     target: Target,
     hidden,
     *,
-    batch_size: int = 8,
+    batch_size: int = 0,
     vae=None,
     live: bool = True,
     notes: tuple[str, ...] = (),
@@ -122,7 +122,7 @@ def render_to_file(
             f"The video lasts {float(seconds):.0f} seconds, too long for a {form.beside.upper()}. "
             f"Use at most {MAX_ANIMATION_SECONDS} seconds, or choose the format mp4."
         )
-    if form.alpha and getattr(appearance, "opacity", None) is None:
+    if form.alpha and appearance.opacity is None:
         raise UserError(
             f"The format {form.name} is for portraits with transparency, and this one has none. Connect MASK of Load "
             "Image to transparency of Encode Portrait, or choose another format."

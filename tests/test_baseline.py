@@ -62,7 +62,7 @@ def test_it_keeps_all_but_the_mouth_still_and_survives_saving(face_model, tmp_pa
     start, stop = model.config.mouth
     assert expression[:, start:stop].abs().sum() > 0
     assert expression[:, :start].abs().sum() == expression[:, stop:].abs().sum() == 0
-    with pytest.raises(UserError, match="baseline weights are needed"):
+    with pytest.raises(UserError, match="not the baseline"):
         Baseline.load(default_weights("face_model"))
 
 

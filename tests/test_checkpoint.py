@@ -22,7 +22,7 @@ def test_missing_damaged_and_wrong_files_are_told_apart(tmp_path):
         load_checkpoint(damaged, "motion")
     other = tmp_path / "other.safetensors"
     save_checkpoint(other, "frames", {"w": torch.zeros(1)}, {}, {})
-    with pytest.raises(UserError, match="frames weights, but motion weights are needed"):
+    with pytest.raises(UserError, match="holds FD2Talk's frame model, not the motion model"):
         load_checkpoint(other, "motion")
 
 

@@ -305,8 +305,8 @@ def test_too_short_sound_is_explained(server):
     ("name", "message"),
     [
         ("damaged.safetensors", "damaged.safetensors is missing or damaged"),
-        ("foreign.safetensors", "foreign.safetensors in models/fd2talk is not an FD2Talk checkpoint"),
-        ("other_part.safetensors", "is FD2Talk face_model weights, but motion or frames weights are needed"),
+        ("foreign.safetensors", "foreign.safetensors in models/fd2talk is not one of FD2Talk's"),
+        ("other_part.safetensors", "holds FD2Talk's face model, and cannot be loaded here"),
     ],
 )
 def test_unusable_checkpoints_are_explained(server, name, message):

@@ -163,7 +163,7 @@ def with_motion_of_another_face_model() -> dict:
         (steps("no_face.png"), "No face was found in the picture.", "Use a picture"),
         (without_sound(), "There is no audio", "Connect Load Audio"),
         (with_motion_of_another_face_model(), "was made for face model", "Make the clip again"),
-        (steps(checkpoint="other_part.safetensors"), "motion or frames weights are needed", "Choose another file"),
+        (steps(checkpoint="other_part.safetensors"), "holds FD2Talk's face model", "Choose a motion model"),
     ],
     ids=["no face", "no sound", "another face model", "another part"],
 )

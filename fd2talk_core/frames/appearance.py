@@ -39,6 +39,8 @@ class Appearance:
     picture: uint8 (H, W, 3), the whole picture. crop_box: (x0, y0, side) in its pixels, inside the picture where
     possible. crop: float32 (3, size, size) in 0..1. landmarks: (478, 3) pixels of the crop at `size`. alpha (80,),
     beta (64,), pose (6,): the face's coefficients in the crop. notes: what the user should know, in sentences.
+    box, others: (x0, y0, x1, y1) in pixels of the picture, of this face (None = unknown) and of those beside it.
+    opacity: uint8 (H, W) of the picture, None when nothing of it is transparent.
     """
 
     picture: np.ndarray
@@ -52,6 +54,9 @@ class Appearance:
     confidence: float
     face_model: str
     notes: list[str] = field(default_factory=list)
+    box: tuple[float, float, float, float] | None = None
+    others: tuple[tuple[float, float, float, float], ...] = ()
+    opacity: np.ndarray | None = None
 
 
 def crop_rows(picture: np.ndarray, crop_box: tuple[int, int, int], top: int, bottom: int) -> torch.Tensor:

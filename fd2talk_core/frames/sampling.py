@@ -10,7 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch.nn import functional as F
 
-from ..device import autocast
+from ..device import autocast, usual_batch
 from ..errors import UserError
 from ..face.geometry import dense_flow, head_coordinates, region_masks, warp
 from ..face.model import FaceModel
@@ -250,7 +250,7 @@ def sample_frames(
     seed: int = 0,
     temperature: float = TEMPERATURE,
     sharpen: float = SHARPEN,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     start: int = 0,
     dtype: torch.dtype | None = None,
@@ -268,6 +268,7 @@ def sample_frames(
         motion_guidance, appearance_guidance: guidance scales of the two conditions; 1 = off and fastest.
         temperature: strength of the starting noise, 0..1; less is smoother and safer.
         sharpen: strength of unsharp masking after decoding, 0 = none.
+        batch_size: frames made at once; None = what suits the device.
         progress: called with (frames done, frames in all) after each batch; may raise to cancel.
         dtype: autocast precision; None picks what is fast on the model's device.
         coder: another autoencoder of the same latent space in place of the model's: `encode` and `decode` like
@@ -282,6 +283,7 @@ def sample_frames(
     motion.check(face_model.hash)
     sampler = FrameSampler(model, face_model, appearance, dtype, coder, torso)
     noise = starting_noise(appearance.size, seed, temperature)
+    batch_size = batch_size or usual_batch(sampler.device)
     for first in range(start, len(motion), batch_size):
         indices = torch.arange(first, min(first + batch_size, len(motion)))
         latents, given = sampler.latents(motion, indices, noise, steps, motion_guidance, appearance_guidance)

@@ -268,11 +268,12 @@ def build_latents(
         return found
     cache.mkdir(parents=True, exist_ok=True)
     collected: dict[str, list[np.ndarray]] = {name: [] for name in LATENT_FIELDS}
-    count = len(pairs["pose"])
+    count, device = len(pairs["pose"]), next(autoencoder.parameters()).device
     for start in tqdm(range(0, count, BATCH), desc="latents"):
         batch = take(pairs, np.arange(start, min(start + BATCH, count)))
         pictures = (batch["pixels"].float() / 255, *warped_pair_pictures(batch, face, refiner))
-        latents = [encode_pictures(autoencoder, part) for part in (*pictures, batch["portrait"].float() / 255)]
+        pictures = (*pictures, batch["portrait"].float() / 255)
+        latents = [encode_pictures(autoencoder, part.to(device)).cpu() for part in pictures]
         looks = [
             make_reference(face, latents[3][i : i + 1], batch["alpha"][i], batch["beta"][i], batch["pose"][i])
             for i in range(len(latents[3]))

@@ -145,7 +145,7 @@ class PairStream:
         try:
             for chunk in self.loader:  # dropping the iterator at the end of this function ends the processes
                 self._add(self._encoded(chunk))
-                if self.made >= min(ENOUGH, self.capacity):
+                if self.made >= min(ENOUGH, self.capacity // 32):
                     self.enough.set()
                 if self.closed.is_set():
                     return

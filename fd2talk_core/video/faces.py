@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -212,18 +212,6 @@ def _distance(face: TrackedFace, other: TrackedFace) -> float:
     return float(np.hypot(*np.subtract(face.box.centre, other.box.centre)))
 
 
-@dataclass
-class ChosenPortrait(Appearance):
-    """An Appearance that knows its own box and those of the picture's other faces, (x0, y0, x1, y1) in pixels.
-
-    opacity: uint8 (H, W) of the picture, None when nothing of it is transparent.
-    """
-
-    box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    others: tuple[tuple[float, float, float, float], ...] = ()
-    opacity: np.ndarray | None = None
-
-
 def encode_chosen(
     picture: np.ndarray,
     tracker: FaceTracker,
@@ -231,7 +219,7 @@ def encode_chosen(
     choice: FaceChoice,
     size: int = 256,
     opacity: np.ndarray | None = None,
-) -> tuple[ChosenPortrait, FaceChooser]:
+) -> tuple[Appearance, FaceChooser]:
     """`encode_portrait` of the face that is meant, and the chooser, which knows the other faces.
 
     picture: uint8 RGB (H, W, 3). size: side of the crop, 256 or 512 px. opacity: uint8 (H, W) of the picture. The first
@@ -250,11 +238,10 @@ def encode_chosen(
     appearance = encode_portrait(picture, chooser, face_model, size=size)
     boxes = {id(face): (face.box.x0, face.box.y0, face.box.x1, face.box.y1) for face in chooser.faces}
     own = boxes.pop(id(chooser.taken))
-    values = {field.name: getattr(appearance, field.name) for field in fields(Appearance)}
-    return ChosenPortrait(**values, box=own, others=tuple(boxes.values()), opacity=opacity), chooser
+    return replace(appearance, box=own, others=tuple(boxes.values()), opacity=opacity), chooser
 
 
-def encode_largest(picture: np.ndarray, tracker: FaceTracker, face_model: FaceModel, size: int = 256) -> ChosenPortrait:
+def encode_largest(picture: np.ndarray, tracker: FaceTracker, face_model: FaceModel, size: int = 256) -> Appearance:
     """`encode_chosen` of the largest face, for those who offer no choice: a note says so when there are others."""
     appearance, chooser = encode_chosen(picture, tracker, face_model, FaceChoice(), size)
     count = len(chooser.faces)

@@ -16,11 +16,11 @@ def own_side(appearance: Appearance) -> Tensor | None:
     """Weights of a portrait's crop at the picture's resolution, float16 (side, side): 0 on the sides of other faces.
 
     Two neighbours' weights add up to 1 between them; the border divides their distance as their sizes. None when no
-    other face is near, or the portrait knows of none (it was not made by `encode_chosen`).
+    other face is near.
     """
     x0, y0, side = appearance.crop_box
     near = []
-    for box in getattr(appearance, "others", ()):
+    for box in appearance.others:
         middle, reach = _middle(box)  # a face's own crop reaches its size from its middle, hair and neck included
         low, high = middle - reach, middle + reach
         if low[0] < x0 + side and high[0] > x0 and low[1] < y0 + side and high[1] > y0:
