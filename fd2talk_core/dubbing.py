@@ -22,7 +22,7 @@ from .frames.composite import COLOUR_GRID, RowResizer, colour_weights
 from .frames.detail import DetailLayer
 from .frames.limits import limit_expression
 from .frames.model import FrameModel
-from .frames.sampling import SHARPEN, FrameSampler, WarpedFrames, starting_noise
+from .frames.sampling import SHARPEN, FrameSampler, WarpedFrames, check_steps, starting_noise
 from .motion.clip import MotionClip
 from .video.faces import FaceChooser
 
@@ -331,6 +331,7 @@ def dub_frames(
 
     Yields what to paste into the frame, None where the face is not seen.
     """
+    check_steps(steps)
     around = MouthMask(face_model)
     radius, noise = model.config.motion_radius, starting_noise(size, seed)
     order_index, done = torch.tensor(order), 0

@@ -118,6 +118,11 @@ def test_there_is_no_border_around_the_mouth():
 
 
 @pytest.mark.weights
+def test_steps_that_are_not_offered_are_refused():
+    with pytest.raises(UserError, match="51 diffusion steps"):
+        dubbed(saying(jaw_open=0.4), (0,), steps=51)
+
+
 def test_the_seed_decides():
     first, again = dubbed(saying(jaw_open=0.4), (2, 3)), dubbed(saying(jaw_open=0.4), (2, 3))
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(first, again, strict=True))

@@ -57,6 +57,12 @@ def motion_windows(values: torch.Tensor, indices: torch.Tensor, radius: int) -> 
     return values[(indices[:, None] + steps).clamp(0, len(values) - 1)]
 
 
+def check_steps(steps: int) -> None:
+    """Raises UserError for a number of diffusion steps that is not offered."""
+    if not 1 <= steps <= 50:
+        raise UserError(f"{steps} diffusion steps are not possible. Choose between 1 and 50.")
+
+
 def make_scheduler(steps: int, device: torch.device | str = "cpu") -> FlowMatchEulerDiscreteScheduler:
     """Flow-matching scheduler set to `steps` noise levels from 1 downwards, denser towards 0."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=SIGMA_SHIFT)
@@ -278,8 +284,7 @@ def sample_frames(
 
     Yields float32 (b, size, size, 3) in 0..1 on the CPU.
     """
-    if not 1 <= steps <= 50:
-        raise UserError(f"{steps} diffusion steps are not possible. Choose between 1 and 50.")
+    check_steps(steps)
     motion.check(face_model.hash)
     sampler = FrameSampler(model, face_model, appearance, dtype, coder, torso)
     noise = starting_noise(appearance.size, seed, temperature)
