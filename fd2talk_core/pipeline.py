@@ -165,6 +165,7 @@ def talk(
             report.notes.append(f"The motion is saved in {clip.save(save_motion)}.")
         clip, limited = soft_limit(clip, face_model, appearance)
         report.notes += [limited] if limited else []
+    del voice, motion_model  # frames take long, and need neither
     settings = RenderSettings(steps=steps, seed=seed, torso=torso, paste=paste)
     key = render_key(frame_model, appearance, clip, settings, device)
     with SegmentedWriter(out, rate_of_video, video_size(appearance, paste), key, audio=samples, rate=rate) as writer:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from ..device import fast_dtype, pick_device
+from ..device import fast_dtype, pick_device, usual_batch
 from ..errors import UserError
 from .apart import run_apart
 
-SIZES, STEPS, FRAMES = (256, 512), (1, 2, 4), 24
+SIZES, STEPS, BATCHES = (256, 512), (1, 2, 4), 4
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -37,8 +37,8 @@ def peak_vram_mb(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
-def measure(portrait: str, size: int, steps: int, precision: str, device: str, frames: int = FRAMES) -> dict:
-    """Render `frames` frames of a fixed motion after one batch to warm up.
+def measure(portrait: str, size: int, steps: int, precision: str, device: str, frames: int | None = None) -> dict:
+    """Render `frames` frames of a fixed motion (None = four batches) after one batch to warm up.
 
     Returns size, steps, precision, device, frames_per_second (rendering alone), seconds_to_first_frame (from picture
     and weights on disk to the first batch; Python's imports excepted), peak_memory_mb and peak_vram_mb (None without
@@ -57,14 +57,15 @@ def measure(portrait: str, size: int, steps: int, precision: str, device: str, f
     place, face_model = pick_device(device), FaceModel.load()
     model = FrameModel.load().to(place).eval()
     appearance = encode_portrait(read_picture(portrait), FaceTracker.load(), face_model, size=size)
-    motion = probe_motion(face_model, appearance.beta, frames + 8)
+    batch = usual_batch(place)
+    motion = probe_motion(face_model, appearance.beta, (frames or BATCHES * batch) + batch)
     batches = sample_frames(
-        model, face_model, appearance, motion, steps=steps, dtype=PRECISIONS[precision], batch_size=8
+        model, face_model, appearance, motion, steps=steps, dtype=PRECISIONS[precision], batch_size=batch
     )  # fmt: skip
     next(batches)
     first, made = time.perf_counter(), 0
-    for batch in batches:  # on the CPU, so the device has finished
-        made += len(batch)
+    for pictures in batches:  # on the CPU, so the device has finished
+        made += len(pictures)
     seconds = time.perf_counter() - first
     return {
         "size": size,
@@ -84,7 +85,7 @@ def bench_matrix(
     steps: Sequence[int] = STEPS,
     precisions: Iterable[str] = (),
     device: str = "cpu",
-    frames: int = FRAMES,
+    frames: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict]:
     """`measure` for every size, number of steps and precision (default: `usual_precisions`), in a process each."""
