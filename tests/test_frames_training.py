@@ -214,7 +214,7 @@ def test_layers_over_time_learn_while_the_rest_stays(data, autoencoder, tmp_path
 def test_frame_network_trains_and_its_file_loads(data, autoencoder, tmp_path, options, small_network):
     task = frames_task.make_task(
         [data], tmp_path / "latents", tmp_path / "pairs", autoencoder=autoencoder, batch_size=2, pairs=8,
-        adversary_weight=0.01, **options,
+        adversary_weight=0.01, valid=8, **options,
     )  # fmt: skip
     settings = TrainSettings(steps=3, minutes=5, warmup=1, log_steps=1)
     train(task, settings, tmp_path / "run")
