@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from ..ahead import ahead
-from ..device import fast_dtype
+from ..device import autocast, fast_dtype
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,9 @@ def train(task: Task, settings: TrainSettings, run: Path, export_to: Path | None
     run.mkdir(parents=True, exist_ok=True)
     export_to = export_to or run / f"{task.name}.safetensors"
     torch.manual_seed(settings.seed)
-    accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 and _gains_by_bf16() else "no")
+    # Accelerate keeps one precision for a whole process, and a process may train more than one network.
+    accelerator = Accelerator(mixed_precision="no")
+    dtype = torch.bfloat16 if settings.bf16 and _gains_by_bf16() else torch.float32
     model = task.model.to(accelerator.device).train()
     state = _State(model, settings)
     state.ema.to(accelerator.device)
@@ -198,7 +200,7 @@ def train(task: Task, settings: TrainSettings, run: Path, export_to: Path | None
             key: value.to(accelerator.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for key, value in batch.items()
         }
-        with accelerator.autocast():
+        with autocast(accelerator.device, dtype):
             loss, numbers = task.loss(forward, batch)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(state.parameters, settings.clip_norm)
