@@ -17,7 +17,7 @@ from fd2talk_core.motion.clip import MotionClip
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(no_page()), reason=no_page() or "all is there")]
 
 FRONTEND = "comfyui-frontend-package"
-SECONDS = 0.6  # of sound: enough for some frames
+SECONDS = 1.6  # of sound: 40 frames, so that a fast machine too shows more than one batch of 8
 VIDEO = "[...document.querySelectorAll('video')].find(video => video.readyState > 1 && video.checkVisibility())"
 PLAYED = f"""() => {{ const video = {VIDEO}; return {{
     width: video.videoWidth, duration: video.duration, time: video.currentTime, muted: video.muted,
@@ -78,7 +78,7 @@ def run_template(comfy: ComfyPage, template: str) -> None:
     seen = comfy.progress()
     falls = sum(later < earlier for earlier, later in pairwise(seen[sampler]))
     assert falls <= (template == "Talking Head"), seen  # which shows the motion's progress first, then the frames'
-    assert sum(map(len, seen.values())) > 4, f"bars do not advance: {seen}"
+    assert len(seen[sampler]) > 2, f"the bar does not advance: {seen}"
 
     page.wait_for_function(VIDEO)
     page.evaluate(f"{VIDEO}.play()")
