@@ -123,6 +123,23 @@ def train(
     console.print(f"The best validation score is {score:.4f}.", highlight=False)
 
 
+def average(
+    weights: Annotated[list[Path], typer.Argument(help="Two or more weights files of one network.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The weights file to write.")],
+) -> None:
+    """Average networks that were trained on from the same weights.
+
+    What each run has learned by heart is thinned out, so the mean often does
+    better on strangers than any of them. Measure it before you use it.
+
+    Example:  fd2talk average runs/a/frames.safetensors runs/b/frames.safetensors -o frames.safetensors
+    """
+    from .training.average import average as run
+
+    run(weights, out)
+    console.print(f"The mean of {len(weights)} files is in {escape(str(out))}.", highlight=False)
+
+
 def evaluate(
     folder: Annotated[
         Path, typer.Argument(help="Clips, prepared or plain videos and stills; sound files for the part speech.")

@@ -22,7 +22,7 @@ from .frames.composite import COLOUR_GRID, RowResizer, colour_weights
 from .frames.detail import DetailLayer
 from .frames.limits import limit_expression
 from .frames.model import FrameModel
-from .frames.sampling import SHARPEN, FrameSampler, WarpedFrames, check_steps, starting_noise
+from .frames.sampling import FrameSampler, WarpedFrames, check_steps, starting_noise
 from .motion.clip import MotionClip
 from .video.faces import FaceChooser
 
@@ -288,7 +288,9 @@ class ManyPortraits(FrameSampler):
             sampler.geometry(tuple(part[index : index + 1] for part in motion), bare)
             for index, sampler in enumerate(self.samplers)
         ]
-        return WarpedFrames(*_joined([(part.latents, part.guide, part.flow, part.still) for part in parts]))
+        return WarpedFrames(*_joined([
+            (part.latents, part.guide, part.flow, part.pictures, part.still) for part in parts
+        ]))  # fmt: skip
 
 
 def _joined(values: list):
@@ -388,7 +390,7 @@ def _drawn(
     """Frame number `middle` of each clip, drawn from the portrait beside it: float32 (N, size, size, 3) in 0..1."""
     sampler = ManyPortraits([FrameSampler(model, face_model, look, dtype) for look in looks])
     latents, given = sampler.latents(clips, torch.full((len(clips),), middle), noise, steps, 1.0, 1.0)
-    return sampler.decode(latents, SHARPEN, given.still)
+    return sampler.decode(latents, given)
 
 
 def _portrait(frame: np.ndarray, performance: Performance, number: int, face_model: FaceModel, size: int) -> Appearance:

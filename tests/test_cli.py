@@ -14,7 +14,7 @@ from fd2talk_core.checkpoint import default_weights  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 PORTRAIT, VOICE = ROOT / "assets" / "portrait.png", ROOT / "assets" / "voice.wav"
-COMMANDS = ("talk", "prepare", "build-face-model", "train", "evaluate", "bench")
+COMMANDS = ("talk", "prepare", "build-face-model", "train", "average", "evaluate", "bench")
 
 
 def run(*arguments):

@@ -58,6 +58,7 @@ def variants(model: FrameModel, others: dict[str, FrameModel]) -> Iterator[tuple
     yield "motion path off", without(model, motion_encoder=_NoMotion(model.motion_encoder)), {}
     if model.refiner is not None:
         yield "warp not corrected", without(model, refiner=None), {}
+    yield "drawn frame alone, not joined with the warp", model, {"finished": False}
     yield "noise at full strength", model, {"temperature": 1.0}
     yield "no noise", model, {"temperature": 0.0}
     for name, other in others.items():

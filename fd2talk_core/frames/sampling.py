@@ -18,6 +18,7 @@ from ..face.paint import OpeningPainter
 from ..motion.clip import MotionClip
 from .appearance import Appearance
 from .autoencoder import LATENT_FACTOR
+from .fusion import finish
 from .model import FrameModel
 from .refine import WarpRefiner, add_light, keep_still
 
@@ -25,9 +26,6 @@ from .refine import WarpRefiner, add_light, keep_still
 # certain and less of what is guessed. Measured on held-back people in docs/method.md.
 SIGMA_SHIFT = 1 / 3
 TEMPERATURE = 0.5
-# Unsharp masking of the decoded frames. Few steps predict something close to the mean of what is possible, which is
-# smoother than any of it.
-SHARPEN = 0.95
 FLOW_CHANNEL_SCALE = 8.0  # brings displacements, in shares of the crop, to about one
 
 
@@ -106,12 +104,13 @@ def encode_pictures(coder, pictures: torch.Tensor, dtype: torch.dtype | None = N
 
 @dataclass
 class WarpedFrames:
-    """Encoded warps (N, 16, h, w), guide channels (N, 8, h, w), flow (N, 2, g, g), and how still each place stands
-    (N, 1, g, g), where that is known."""
+    """Encoded warps (N, 16, h, w), guide channels (N, 8, h, w), flow (N, 2, g, g); the warps themselves (N, 3, S, S),
+    None in the pure form; and how still each place stands (N, 1, g, g), where that is known."""
 
     latents: torch.Tensor
     guide: torch.Tensor
     flow: torch.Tensor
+    pictures: torch.Tensor | None
     still: torch.Tensor | None
 
 
@@ -172,13 +171,13 @@ class FrameSampler:
         guide = make_guide(self.face_model, look.alpha, beta, pose, flow, look.size // LATENT_FACTOR)
         if not self.model.config.geometry:
             nothing = guide.new_zeros(len(beta), 16, *guide.shape[2:])
-            return WarpedFrames(nothing, torch.zeros_like(guide), flow, None)
+            return WarpedFrames(nothing, torch.zeros_like(guide), flow, None, None)
         refiner, paint = self.model.refiner, lambda pictures: self.paint(pictures, beta, pose)
         pictures, flow, still = warped_portraits(
             self.crop, flow, guide, tuple(part.to(self.device) for part in motion),
             None if bare else refiner, None if bare else paint,
         )  # fmt: skip
-        return WarpedFrames(encode_pictures(self.coder, pictures, self.dtype), guide, flow, still)
+        return WarpedFrames(encode_pictures(self.coder, pictures, self.dtype), guide, flow, pictures, still)
 
     @torch.no_grad()
     def latents(
@@ -222,19 +221,19 @@ class FrameSampler:
         return given.latents + model.residual_scale * x, given
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor, sharpen: float = 0.0, still: torch.Tensor | None = None) -> torch.Tensor:
-        """Latents -> float32 pictures (N, size, size, 3) in 0..1 on the CPU, unsharp-masked by `sharpen`.
+    def decode(self, latents: torch.Tensor, given: WarpedFrames | None = None) -> torch.Tensor:
+        """Latents -> float32 pictures (N, size, size, 3) in 0..1 on the CPU.
 
-        still: as in WarpedFrames; there the portrait's own pixels remain.
+        given: the warps that they were sampled from, to finish them with: joined with the warps' own pixels, sharpened,
+        and with the portrait itself where it stands still. None = the decoder's pictures as they are.
         """
         with autocast(self.device, self.dtype):
             pictures = self.coder.decode(latents.contiguous(memory_format=torch.channels_last))
         pictures = pictures.float()
-        if sharpen:
-            smooth = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
-            pictures = pictures + sharpen * (pictures - smooth)
-        if still is not None:
-            pictures = keep_still(pictures, self.crop, still)
+        if given is not None:
+            pictures = finish(pictures, given.pictures, given.guide)
+            if given.still is not None:
+                pictures = keep_still(pictures, self.crop, given.still)
         return pictures.clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
 
@@ -255,7 +254,7 @@ def sample_frames(
     appearance_guidance: float = 1.0,
     seed: int = 0,
     temperature: float = TEMPERATURE,
-    sharpen: float = SHARPEN,
+    finished: bool = True,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     start: int = 0,
@@ -273,7 +272,7 @@ def sample_frames(
         steps: diffusion steps per frame (1..50); 2 is the shipped model's default.
         motion_guidance, appearance_guidance: guidance scales of the two conditions; 1 = off and fastest.
         temperature: strength of the starting noise, 0..1; less is smoother and safer.
-        sharpen: strength of unsharp masking after decoding, 0 = none.
+        finished: join the decoded frames with the warp's own pixels, sharpen them, and keep what stands still.
         batch_size: frames made at once; None = what suits the device.
         progress: called with (frames done, frames in all) after each batch; may raise to cancel.
         dtype: autocast precision; None picks what is fast on the model's device.
@@ -294,7 +293,7 @@ def sample_frames(
         latents, given = sampler.latents(motion, indices, noise, steps, motion_guidance, appearance_guidance)
         if on_flow:
             on_flow(given.flow.float().cpu())
-        yield sampler.decode(latents, sharpen, given.still)
+        yield sampler.decode(latents, given if finished else None)
         if progress:
             progress(int(indices[-1]) + 1, len(motion))
 
