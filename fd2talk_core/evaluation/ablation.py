@@ -65,11 +65,15 @@ def variants(model: FrameModel, others: dict[str, FrameModel]) -> Iterator[tuple
         yield name, other, {}
 
 
-def _warp_alone(model: FrameModel, face_model: FaceModel, appearance, motion) -> Iterator[torch.Tensor]:
-    """The corrected and painted warp through the autoencoder: what the frame network starts from."""
+def _warp_alone(
+    model: FrameModel, face_model: FaceModel, appearance, motion, finished: bool
+) -> Iterator[torch.Tensor]:  # fmt: skip
+    """The corrected and painted warp through the autoencoder, what the frame network starts from; finished like frames,
+    or as decoded."""
     sampler = FrameSampler(model, face_model, appearance)
     for rows in torch.arange(len(motion)).split(8):
-        yield sampler.decode(sampler.geometry(sampler.motion(motion, rows)).latents)
+        given = sampler.geometry(sampler.motion(motion, rows))
+        yield sampler.decode(given.latents, given if finished else None)
 
 
 @torch.inference_mode()
@@ -87,8 +91,9 @@ def evaluate_ablation(
     ]
     loaded = {name: FrameModel.load(path) for name, path in (others or {}).items()}
     rows = [_row("geometry alone", bare, bare)]
-    started = [compare_frames(collect(_warp_alone(model, face_model, *f[:2])), *f[2:]) for f in tracked]
-    rows.append(_row("no frame network, corrected warp", started, bare))
+    for name, finished in (("no frame network, corrected warp", False), ("the same, finished", True)):
+        started = [compare_frames(collect(_warp_alone(model, face_model, *f[:2], finished)), *f[2:]) for f in tracked]
+        rows.append(_row(name, started, bare))
     for name, variant, options in tqdm(list(variants(model, loaded)), desc="ablation"):
         made = [
             compare_frames(collect(sample_frames(variant, face_model, *found[:2], **options)), *found[2:])

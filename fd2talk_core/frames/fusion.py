@@ -13,7 +13,7 @@ SPREAD = 5  # pixels over whose mean what is coarse and what is fine are told ap
 REGIONS = {
     "around": (0.0, 0.3, 0.5),
     "face": (0.4, 0.9, 0.4),
-    "mouth": (0.4, 0.9, 0.8),
+    "mouth": (0.2, 0.9, 0.85),
     "eyes": (0.6, 0.9, 0.2),
 }
 # Coarse differences, in shares of white, over which the warp's fine detail loses its credit: where the two show

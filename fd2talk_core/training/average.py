@@ -9,6 +9,8 @@ import torch
 from ..checkpoint import checkpoint_kind, load_checkpoint, save_checkpoint
 from ..errors import UserError
 
+KEPT = ("commit", "steps", "training_minutes", "score")  # of each run's provenance
+
 
 def average(paths: list[Path], out: Path) -> None:
     """Write the mean of several weights files (a "model soup", Wortsman et al. 2022, arXiv 2203.05482).
@@ -37,5 +39,5 @@ def average(paths: list[Path], out: Path) -> None:
         name: torch.stack([file.state[name] for file in files]).mean(0) if value.is_floating_point() else value
         for name, value in first.state.items()
     }
-    provenance = {"average_of": [file.provenance for file in files]}
+    provenance = {"average_of": [{key: file.provenance.get(key) for key in KEPT} for file in files]}
     save_checkpoint(out, kind, state, first.config, provenance, first.face_model)
