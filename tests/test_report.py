@@ -368,6 +368,7 @@ def test_a_long_recording_repeats_the_voice(tmp_path):
         bench_motion.bench_motion(tmp_path / "long.wav", (0.0,))
 
 
+@pytest.mark.weights
 def test_stage_1_is_measured_in_a_process_of_its_own(tmp_path):
     apart.write_recording(np.random.default_rng(0).normal(0, 0.1, 16_000), 0.02, tmp_path / "voice.wav")
     result = bench_motion.bench_motion(tmp_path / "voice.wav", (0.05, 0.02))
